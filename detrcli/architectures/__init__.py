@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from detrcli.architectures import deformable_detr, detr, dino, mask_heads, tiny, torchvision_detectors
 from detrcli.architectures.adapters import architecture as transformers
-from detrcli.architectures.adapters import instance_masks
+from detrcli.architectures.adapters import instance_masks, mask_classifiers
 from detrcli.architectures.architecture import Architecture
 from detrcli.config import ModelConfig
 from detrcli.errors import UsageError
@@ -25,6 +25,7 @@ _ARCHITECTURES: list[Architecture[Any]] = [
     *mask_heads.DOT_PRODUCT,
     *transformers.ARCHITECTURES,
     instance_masks.ARCHITECTURE,
+    mask_classifiers.ARCHITECTURE,
     torchvision_detectors.ARCHITECTURE,
 ]
 

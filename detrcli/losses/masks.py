@@ -89,6 +89,13 @@ def pairwise_cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
     return F.softplus(logits).mean(-1)[:, None] - torch.einsum("lqs,ns->lnq", logits, truth) / logits.shape[-1]
 
 
+def pairwise_focal(logits: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean focal loss (L, N, Q) of each object's mask (N, S) with mask logits (L, Q, S)."""
+    inside, outside = (focal_loss(logits, torch.full_like(logits, value), ALPHA, GAMMA) for value in (1.0, 0.0))
+    sums = torch.einsum("lqs,ns->lnq", inside, truth) + torch.einsum("lqs,ns->lnq", outside, 1 - truth)
+    return sums / logits.shape[-1]
+
+
 def pairwise_dice(logits: Tensor, truth: Tensor) -> Tensor:
     """Return the dice loss (L, N, Q) of each object's mask (N, S) with mask logits (L, Q, S), smoothed by 1."""
     probability = logits.sigmoid()

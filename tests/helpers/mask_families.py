@@ -9,6 +9,7 @@ from families import CLASSES, root, saved
 from transformers import AutoModelForUniversalSegmentation
 
 NAMES = ["mask2former", "maskformer"]
+TRAINED = ["mask2former", "maskformer"]
 QUERIES = 16
 # Seeds, and scales of some weights, with which scores differ and masks cover a part of the image.
 SEEDS = {"mask2former": 3, "maskformer": 2}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mask_families import processor_of
 from torch import Generator, Tensor
 
-from detrcli.architectures.adapters.architecture import PairsOfSoftmax
+from detrcli.architectures.adapters.mask_classifiers import PairsOfSoftmax
 from detrcli.boxes import masks_to_boxes
 from detrcli.config import Preprocessing
 from detrcli.errors import DivergedError

@@ -1,4 +1,4 @@
-"""The architectures of transformers: closed-set detectors, open-vocabulary detectors and mask classifiers.
+"""The architectures of transformers: closed-set detectors and open-vocabulary detectors.
 
 Each contains several families, which differ by the `model_type` in the config.
 """
@@ -11,17 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from detrcli.architectures.adapters import library, processors
 from detrcli.architectures.adapters.attention import TransformersInspectable
-from detrcli.architectures.adapters.config import ClosedSetConfig, MaskConfig, OpenVocabularyConfig, TransformersConfig
-from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY
+from detrcli.architectures.adapters.config import ClosedSetConfig, OpenVocabularyConfig, TransformersConfig
+from detrcli.architectures.adapters.families import FAMILIES, OPEN_VOCABULARY
 from detrcli.architectures.adapters.network import (
     AdaptedNetwork,
-    MaskNetwork,
     OpenVocabularyNetwork,
     PatchNetwork,
     TokenNetwork,
@@ -34,12 +33,11 @@ from detrcli.architectures.adapters.phrases import tokens_of
 from detrcli.architectures.architecture import Architecture, DataFacts, FolderArchitecture, ImportedModel
 from detrcli.architectures.foreign import PREFIX, OwnLoss
 from detrcli.config import LossConfig, Preprocessing
-from detrcli.errors import UsageError
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Scoring, Sigmoid, Softmax
 from detrcli.losses.terms import class_cost, giou_cost, l1_cost
+from detrcli.model.inspectable import Inspectable
 from detrcli.resize import ExactSize, PaddedSquare, Resize
-from detrcli.segmentation.mask_classification import MaskClassification
 from detrcli.structures import Classes
 
 T = TypeVar("T", bound=TransformersConfig)
@@ -52,15 +50,6 @@ class BestPhrase(Sigmoid):
 
     def num_pairs(self, queries: int) -> int | None:
         return None
-
-
-class PairsOfSoftmax(Softmax):
-    """A softmax. Detections are the best pairs of query and class, as many as there are queries."""
-
-    name = "pairs of softmax"
-
-    def num_pairs(self, queries: int) -> int | None:
-        return queries
 
 
 class TransformersArchitecture(Architecture[T]):
@@ -76,7 +65,7 @@ class TransformersArchitecture(Architecture[T]):
     def unfilled(self, config: T) -> TransformersNetwork:
         return self.build(config)
 
-    def inspect(self, model: Any) -> TransformersInspectable:
+    def inspect(self, model: Any) -> Inspectable:
         return TransformersInspectable(model)
 
     def summary(self, config: T) -> str:
@@ -119,7 +108,32 @@ class TransformersArchitecture(Architecture[T]):
         )
 
 
-class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArchitecture[ClosedSetConfig]):
+class TransformersFolder(TransformersArchitecture[T], FolderArchitecture[T]):
+    """An architecture whose checkpoints are folders that transformers loads."""
+
+    def write(
+        self, config: T, tensors: Mapping[str, Tensor], classes: Classes, preprocessing: Preprocessing
+    ) -> Mapping[str, bytes]:
+        """Return the files of a folder that transformers loads, with the class names."""
+        model = self.build(config)
+        model.load_state_dict(dict(tensors))
+        network = model.network
+        network.config = copy.deepcopy(network.config)
+        network.config.id2label = {index: str(name) for index, name in enumerate(classes.names)}
+        network.config.label2id = {name: index for index, name in network.config.id2label.items()}
+        processor = {**json.loads(config.processor), "size": processors.size_of(preprocessing.resize)}
+        with tempfile.TemporaryDirectory() as folder:
+            network.save_pretrained(folder, max_shard_size="100GB")
+            files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+        return {**files, processors.PROCESSOR: json.dumps(processor, indent=2).encode()}
+
+    def read_tensors(self, folder: Path) -> dict[str, Tensor]:
+        task = getattr(library.import_transformers(), self.network.task)
+        network = task.from_pretrained(folder, dtype="float32", **library.LOCAL)
+        return {PREFIX + name: tensor for name, tensor in network.state_dict().items()}
+
+
+class DetectorArchitecture(TransformersFolder[ClosedSetConfig]):
     name = "transformers-detector"
     config = ClosedSetConfig
     model_types = tuple(FAMILIES)
@@ -168,31 +182,10 @@ class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArch
         """Return the family's recipe, with an augmentation that leaves fixed input sizes unchanged."""
         return {"augmentation": "published", **config.family.recipe}
 
-    def write(
-        self, config: ClosedSetConfig, tensors: Mapping[str, Tensor], classes: Classes, preprocessing: Preprocessing
-    ) -> Mapping[str, bytes]:
-        """Return the files of a folder that transformers loads, with the class names."""
-        model = self.build(config)
-        model.load_state_dict(dict(tensors))
-        network = model.network
-        network.config = copy.deepcopy(network.config)
-        network.config.id2label = {index: str(name) for index, name in enumerate(classes.names)}
-        network.config.label2id = {name: index for index, name in network.config.id2label.items()}
-        processor = {**json.loads(config.processor), "size": processors.size_of(preprocessing.resize)}
-        with tempfile.TemporaryDirectory() as folder:
-            network.save_pretrained(folder, max_shard_size="100GB")
-            files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-        return {**files, processors.PROCESSOR: json.dumps(processor, indent=2).encode()}
-
     def obstacle(self, config: ClosedSetConfig) -> str | None:
         if HEAD_ACTIVATION in json.loads(config.facts):
             return "transformers has no DEIM: it would compute the heads with ReLU instead of SiLU"
         return None
-
-    def read_tensors(self, folder: Path) -> dict[str, Tensor]:
-        task = getattr(library.import_transformers(), self.network.task)
-        network = task.from_pretrained(folder, dtype="float32", **library.LOCAL)
-        return {PREFIX + name: tensor for name, tensor in network.state_dict().items()}
 
 
 class OpenVocabularyArchitecture(TransformersArchitecture[OpenVocabularyConfig]):
@@ -214,34 +207,4 @@ class OpenVocabularyArchitecture(TransformersArchitecture[OpenVocabularyConfig])
         return OwnLoss(self.scoring(config), None)
 
 
-class MaskClassifierArchitecture(TransformersArchitecture[MaskConfig]):
-    """Models whose queries have masks and no boxes. They only predict."""
-
-    name = "transformers-masks"
-    config = MaskConfig
-    model_types = tuple(MASK_FAMILIES)
-    network = MaskNetwork
-
-    def scoring(self, config: MaskConfig) -> PairsOfSoftmax:
-        return PairsOfSoftmax()
-
-    def segmentation(self, config: MaskConfig) -> MaskClassification:
-        return MaskClassification(side=config.family.side_of_masks)
-
-    def make_loss(self, config: MaskConfig, loss: LossConfig) -> NoReturn:
-        raise _only_predicts(config.family)
-
-    def inspect(self, model: MaskNetwork) -> NoReturn:
-        raise _only_predicts(model.family)
-
-    def fresh_rows(self, config: MaskConfig, count: str) -> NoReturn:
-        raise _only_predicts(config.family)
-
-
-def _only_predicts(family: Any) -> UsageError:
-    return UsageError(
-        f"{family.title} has masks and no boxes: only `detr predict`, `detr eval` and `detr bench` take it."
-    )
-
-
-ARCHITECTURES = (DetectorArchitecture(), OpenVocabularyArchitecture(), MaskClassifierArchitecture())
+ARCHITECTURES = (DetectorArchitecture(), OpenVocabularyArchitecture())

@@ -197,16 +197,16 @@ class TransformersInspectable(Inspectable):
             modules = model.modules_of(pattern)  # of the decoder layers, and perhaps one for proposals after them
             return modules[min(len(modules), layers) - 1]
 
-        stages = [Stage("backbone", model.backbone, pick=_last_tensor)]
+        stages = [Stage("backbone", model.backbone, pick=last_tensor)]
         if family.encoder:
-            stages.append(Stage("encoder", last(family.encoder), pick=_last_tensor))
+            stages.append(Stage("encoder", last(family.encoder), pick=last_tensor))
         if family.proposals and model.modules_of(family.proposals):
             stages.append(Stage("tokens", last(family.proposals), 2))
         attention = self.kind if self.query_tokens is None else "joint"
         facts = {"layers": layers, "attention": attention, "count": model.queries}
         return [
             *stages,
-            Stage("decoder", last(family.decoder), 2, facts, pick=_last_tensor),
+            Stage("decoder", last(family.decoder), 2, facts, pick=last_tensor),
             Stage("class head", last(family.class_head), 2),
             Stage("box head", last(family.box_head), 2, {"refines": family.scoring != "softmax"}),
         ]
@@ -279,13 +279,13 @@ def _heads(module: Any) -> int:
     return int(module.q_proj.out_features // module.head_dim)
 
 
-def _last_tensor(output: Any) -> Tensor:
+def last_tensor(output: Any) -> Tensor:
     """Return the last feature map or token sequence of a module's output, which may be nested."""
     if isinstance(output, Tensor):
         return output
     if hasattr(output, "last_hidden_state"):
-        return _last_tensor(output.last_hidden_state)
+        return last_tensor(output.last_hidden_state)
     values = output.values() if isinstance(output, Mapping) else output
     # Feature maps come with padding masks, which are not floating point.
-    tensors = [_last_tensor(value) for value in values if value is not None and not isinstance(value, str)]
+    tensors = [last_tensor(value) for value in values if value is not None and not isinstance(value, str)]
     return [tensor for tensor in tensors if tensor.is_floating_point()][-1]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, ClassVar
 
 from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY, Family
@@ -78,6 +79,16 @@ class OpenVocabularyConfig(TransformersConfig):
 
 @dataclass(frozen=True)
 class MaskConfig(TransformersConfig):
-    """The config of a model whose queries have masks and no boxes."""
+    """The config of a model whose queries have masks and no boxes.
+
+    `classes` and `queries` override the numbers in config.json.
+    """
 
     families = MASK_FAMILIES
+
+    def library_config(self) -> Any:
+        config = super().library_config()
+        config.num_labels = self.classes
+        *parts, name = self.family.queries.split(".")
+        setattr(reduce(getattr, parts, config), name, self.queries)
+        return config

@@ -102,6 +102,10 @@ class MaskFamily(Family):
     """A family whose queries have a class and a mask, and no box."""
 
     side_of_masks: int | None = None  # of the square to which the processor resizes masks, if it does
+    # The matching cost: where the config has the weight of the class term (if empty, 1), and the term of masks.
+    class_weight: str = "class_weight"
+    mask_term: Literal["cross-entropy", "focal"] = "cross-entropy"
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # default training settings
 
 
 _RECIPE = {"lr": 1e-4, "lr_backbone": 1e-5, "weight_decay": 1e-4, "grad_clip": 0.1}
@@ -228,12 +232,15 @@ OPEN_VOCABULARY: Mapping[str, OpenVocabulary] = {
 
 _MASKFORMER = MaskFamily(
     title="MaskFormer", processor="MaskFormerImageProcessor", queries="decoder_config.num_queries",
-    backbone="model.pixel_level_module.encoder", masked=False, default=DefaultModel(101_793_403, 771.8, 800, 1088),
+    backbone="model.pixel_level_module.encoder", masked=False, class_weight="", mask_term="focal",
+    recipe={**_RECIPE, "grad_clip": 0.01}, default=DefaultModel(101_793_403, 771.8, 800, 1088),
 )
 MASK_FAMILIES: Mapping[str, MaskFamily] = {
     "mask2former": replace(
         _MASKFORMER, title="Mask2Former", processor="Mask2FormerImageProcessor", queries="num_queries",
-        side_of_masks=384, default=DefaultModel(68_721_037, 591.3, 800, 1088),
+        side_of_masks=384, class_weight="class_weight", mask_term="cross-entropy",
+        recipe={**_RECIPE, "weight_decay": 0.05, "weight_decay_on": "matrices", "grad_clip": 0.01},
+        default=DefaultModel(68_721_037, 591.3, 800, 1088),
         published=PublishedAP("R50, of masks", 43.7, "2112.01527"),
     ),
     "maskformer": _MASKFORMER,

@@ -18,8 +18,6 @@ from detrcli.architectures.adapters.families import ClosedSet, OpenVocabulary
 from detrcli.architectures.adapters.library import import_transformers
 from detrcli.architectures.adapters.originals.rt_detr import HEAD_ACTIVATION
 from detrcli.architectures.foreign import TOTAL, ForeignNetwork
-from detrcli.boxes import from_pixels, masks_to_boxes
-from detrcli.model.masks import QueryMasks
 from detrcli.structures import Batch, Match, Output, QueryGroup, Target
 
 STEM = ("embedder", "conv1", "bn1", "layer1")  # names of the first layers in the backbones of transformers
@@ -179,7 +177,7 @@ class AdaptedNetwork(TransformersNetwork):
             return None, None, None
         inputs = (logits, labels, device, boxes, config, outputs_class, outputs_coord, *proposals)
         with torch.autocast(device.type, enabled=False):  # in float32, as our losses
-            result: tuple[Any, Any, Any] = self.loss(*_to_float32(inputs), **_to_float32(more))
+            result: tuple[Any, Any, Any] = self.loss(*to_float32(inputs), **to_float32(more))
         return result
 
     def _predict_layers(self) -> tuple[Tensor, Tensor]:
@@ -230,14 +228,14 @@ class AdaptedNetwork(TransformersNetwork):
                 module.training = False
 
 
-def _to_float32(values: Any) -> Any:
+def to_float32(values: Any) -> Any:
     """Convert all floating-point tensors in nested containers."""
     if isinstance(values, Tensor):
         return values.float() if values.is_floating_point() else values
     if isinstance(values, dict):
-        return {key: _to_float32(value) for key, value in values.items()}
+        return {key: to_float32(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
-        return type(values)(_to_float32(value) for value in values)
+        return type(values)(to_float32(value) for value in values)
     return values
 
 
@@ -309,18 +307,3 @@ class PatchNetwork(OpenVocabularyNetwork):
         resized = tuple(inputs["pixel_values"].shape[2:]) != (side, side)
         output = self.network(**inputs, interpolate_pos_encoding=resized)
         return output.logits[None], output.pred_boxes[None]
-
-
-class MaskNetwork(TransformersNetwork):
-    """A mask classifier. The boxes are those around the masks."""
-
-    has_masks = True
-    task = "AutoModelForUniversalSegmentation"
-
-    def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
-        output = self.network(pixel_values=batch.images)
-        logits: Tensor = output.masks_queries_logits  # (B, Q, h, w)
-        height, width = batch.images.shape[-2:]
-        boxes = from_pixels(masks_to_boxes(logits > 0).float(), *logits.shape[-2:])  # (B, Q, 4)
-        masks = QueryMasks((height, width), lambda images, queries: logits[images, queries], by_corner=True)
-        return Output(QueryGroup("decoder", output.class_queries_logits[None], boxes[None])).with_masks(masks)
