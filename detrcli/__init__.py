@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # at run time, `__getattr__` imports these
     from detrcli.api.inspecting import show_data as show_data
     from detrcli.api.inspecting import walk as walk
     from detrcli.api.models import convert as convert
+    from detrcli.api.models import describe_model as describe_model
     from detrcli.api.models import export as export
     from detrcli.api.models import list_models as list_models
     from detrcli.api.options import DataOptions as DataOptions
@@ -31,7 +32,7 @@ if TYPE_CHECKING:  # at run time, `__getattr__` imports these
     from detrcli.inference.tiles import Tiling as Tiling
     from detrcli.render.draw import DrawingStyle as DrawingStyle
     from detrcli.structures import Detections as Detections
-    from detrcli.training.run_folder import is_run as is_run
+    from detrcli.training.run_status import is_run as is_run
 
 _MODULES = {
     "api.benchmarking": "bench",
@@ -39,7 +40,7 @@ _MODULES = {
     "api.detectors": "load",
     "api.evaluating": "compare_evaluations evaluate evaluate_panoptic",
     "api.inspecting": "explain_matching look match show_data walk",
-    "api.models": "convert export list_models",
+    "api.models": "convert describe_model export list_models",
     "api.options": "DataOptions LoadOptions",
     "api.predicting": "predict",
     "api.reporting": "compare_reports doctor report",
@@ -49,7 +50,7 @@ _MODULES = {
     "inference.tiles": "Tiling",
     "render.draw": "DrawingStyle",
     "structures": "Detections",
-    "training.run_folder": "is_run",
+    "training.run_status": "is_run",
 }
 _MODULE_OF = {name: f"detrcli.{module}" for module, names in _MODULES.items() for name in names.split()}
 __version__ = "0.1.0"

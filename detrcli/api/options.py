@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from detrcli.checkpoints.registry import DEFAULT
 from detrcli.data.checks import Exif
 from detrcli.data.source import Files, data_folders
 from detrcli.errors import UsageError
@@ -11,7 +12,7 @@ from detrcli.inference import EngineName
 from detrcli.inference.tiles import OVERLAP, Tiling
 from detrcli.messages import argument
 
-WEIGHTS = "detr-r50"  # the default
+WEIGHTS = DEFAULT
 
 
 @dataclass(frozen=True)

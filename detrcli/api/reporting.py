@@ -41,8 +41,8 @@ from detrcli.render.report_sections import Advice, Instability
 from detrcli.reporter import SILENT, Reporter
 from detrcli.system.files import next_free_folder
 from detrcli.training import matching_history
-from detrcli.training.run_folder import DIVERGED, data_of, is_run, read_rows
-from detrcli.training.run_status import CONFIG
+from detrcli.training.run_folder import DIVERGED, data_of, read_rows
+from detrcli.training.run_status import CONFIG, is_run
 from detrcli.training.settings import given_settings, make_settings
 from detrcli.training.setup import prepare_data
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from detrcli.api.options import Data, data_options
 from detrcli.api.runs import SavedRun, TrainingPlan, TrainingResult, run_training
+from detrcli.checkpoints.load import named_preset
 from detrcli.data.source import DataSpec
 from detrcli.errors import DetrError, UsageError
 from detrcli.evaluation.metrics import Evaluator
@@ -53,6 +54,8 @@ def train(
     saved = None
     if resume is None:
         given = given_settings(config, options, pairs)
+        if given.get("model") is not None:
+            named_preset(given["model"])  # an unknown model is an error before the data is read
         spec = DataSpec.of(read.path, read.files, read.exif, skip_bad=read.skip_bad)
     else:
         changed = given_settings(None, options, pairs)

@@ -10,6 +10,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from time import monotonic, sleep
@@ -26,11 +27,51 @@ TIMEOUT = 30.0  # seconds without a byte
 MIN_SPEED = 1_000  # bytes per second, below which a connection counts as broken
 CHUNK = 1 << 20
 NAMES = {"sha256": "SHA-256", "md5": "MD5"}
-OFFLINE = (
-    f"Without a network, {argument('weights', 'shapes')} is a detector to try, {argument('weights', 'none')} trains "
-    f"from scratch, and {argument('weights', 'FILE')} takes a file that was downloaded elsewhere."
-)
 MAX_NAME = 200  # characters of a file's name; a temporary name is longer
+NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
+
+
+class UnreachableError(WeightsError):
+    """The server of a download is unknown or has no route, mostly because the machine is offline."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"{address}: {reason}. Is there a network?")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file with a published hash."""
+
+    address: str
+    hash: str  # or its start
+    algorithm: Literal["sha256", "md5"] = "sha256"
+
+    @property
+    def path(self) -> Path:
+        return cached_path(self.address, self.hash)
+
+    def is_cached(self) -> bool:
+        return self.path.exists()
+
+    def fetch(self, reporter: Reporter = SILENT) -> Path:
+        return fetch(self.address, self.hash, reporter, algorithm=self.algorithm)
+
+
+def check_reachable(url: str) -> None:
+    """Raise UnreachableError if the name of the server cannot be resolved. A proxy resolves names itself."""
+    parts = urlsplit(_address(url))
+    host = parts.hostname or ""
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+        return
+    try:
+        socket.getaddrinfo(host, parts.port or parts.scheme, type=socket.SOCK_STREAM)
+    except socket.gaierror:
+        raise _unreachable(url) from None
+
+
+def _unreachable(url: str) -> UnreachableError:
+    return UnreachableError(url, f"{urlsplit(url).hostname} cannot be reached")
 
 
 def cached_path(url: str, sha256: str) -> Path:
@@ -151,9 +192,10 @@ def _download(file: IO[bytes], url: str, reporter: Reporter) -> None:
             except (OSError, HTTPException) as error:
                 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                     raise  # of the disk, not of the connection
-                if isinstance(getattr(error, "reason", None), socket.gaierror):
-                    raise WeightsError(f"{url}: the server's name cannot be resolved.\n{OFFLINE}") from None
-                failure = str(getattr(error, "reason", error)) or type(error).__name__
+                reason = getattr(error, "reason", error)
+                if isinstance(reason, socket.gaierror) or getattr(reason, "errno", None) in NO_ROUTE:
+                    raise _unreachable(url) from None
+                failure = str(reason) or type(error).__name__
     raise WeightsError(
         f"{url}: the download failed: {failure} ({ATTEMPTS} attempts).\n"
         f"Check the network, or get the file in another way and give its path as {argument('weights')}."

@@ -4,17 +4,17 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
-from detrcli.architectures import Preset, preset
-from detrcli.checkpoints.catalog import CATALOG, NamedModel
+from detrcli.architectures import Preset, preset, presets
+from detrcli.checkpoints.catalog import CATALOG
 from detrcli.checkpoints.checkpoint import Checkpoint
-from detrcli.checkpoints.download import cached_path, fetch, hash_in_name
 from detrcli.checkpoints.fit import with_mask_head
 from detrcli.checkpoints.formats import hugging_face, native, published, torchvision
+from detrcli.checkpoints.hub import HubModel
 from detrcli.checkpoints.phrases import TEXT, phrases_of_classes
-from detrcli.checkpoints.registry import EXPORTS, PUBLISHED, SHIPPED, is_url, unknown_weights
+from detrcli.checkpoints.registry import EXPORTS, PUBLISHED, SHIPPED, is_url, unknown_model, unknown_weights
+from detrcli.checkpoints.sources import obtain, remote
 from detrcli.errors import EXPORT_ONLY_PREDICTS, UsageError, WeightsError
 from detrcli.messages import argument
 from detrcli.reporter import SILENT, Reporter
@@ -38,7 +38,7 @@ def load_checkpoint(
     """
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise UsageError(f"{argument('sha256', sha256)}: a SHA-256 has 64 hexadecimal digits.")
-    wanted = None if model is None else preset(model)
+    wanted = None if model is None else named_preset(model)
     fixed_classes = source in PUBLISHED or source in SHIPPED or is_url(source)
     fixed_classes |= source in CATALOG and not CATALOG[source].phrases
     fixed_classes |= source.startswith(torchvision.PREFIX) or source.endswith(tuple(EXPORTS.values()))
@@ -64,22 +64,15 @@ def _load(
 ) -> Checkpoint:
     if source in SHIPPED:
         return _load_shipped(source)
-    if source in PUBLISHED:
-        known = PUBLISHED[source]
-        return published.load(fetch(known.url, known.sha256, reporter), source, preset(source))
     if source.startswith(torchvision.PREFIX):
         return torchvision.load(source, reporter)
-    if source in CATALOG:
-        return _load_named(CATALOG[source], phrases, reporter)
-    if source.startswith("hf:"):
-        return hugging_face.load(hugging_face.fetch(source.removeprefix("hf:")), source, phrases)
     path = Path(source).expanduser()
     path = path if path.name else path.resolve()  # "." is the current folder
-    if is_url(source):
-        expected = sha256 or hash_in_name(source)
-        if expected is None:
-            raise UsageError(f"{source}: the file's name contains no hash. Give it as {argument('sha256')}.")
-        path, sha256 = fetch(source, expected, reporter), None  # `fetch` checks the hash
+    if (where := remote(source, sha256)) is not None:
+        path, sha256 = obtain(source, where, reporter), None  # which checks the hash
+        wanted = preset(source) if source in PUBLISHED else wanted
+        if isinstance(where, HubModel):
+            return hugging_face.load(path, source, phrases)
     elif path.suffix.lower() in EXPORTS.values():
         raise UsageError(EXPORT_ONLY_PREDICTS.format(source))
     elif best := native.find(path, BEST):
@@ -103,15 +96,11 @@ def _load(
     return native.load(path, source) if path.suffix == native.ENDING else published.load(path, source, wanted)
 
 
-def _load_named(model: NamedModel, phrases: Sequence[str], reporter: Reporter) -> Checkpoint:
-    for package in ("transformers", "huggingface_hub"):
-        if find_spec(package) is None:
-            raise WeightsError(f"{model.name} needs the package {package}: pip install 'detrcli[models]'")
-    if model.repository is not None:
-        return hugging_face.load(hugging_face.fetch(model.repository), model.name, phrases)
-    if not cached_path(model.source, model.md5 or "").exists():
-        reporter.note(f"{model.name}: the license of these weights is {model.license}")
-    return published.load(fetch(model.source, model.md5 or "", reporter, algorithm="md5"), model.name)
+def named_preset(name: str) -> Preset:
+    """Return the preset with this name. Raises UsageError, with a hint, for an unknown name."""
+    if name not in presets():
+        raise unknown_model(name, list(presets()))
+    return preset(name)
 
 
 def _load_shipped(name: str) -> Checkpoint:

@@ -7,13 +7,16 @@ import difflib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detrcli.checkpoints.catalog import CATALOG
-from detrcli.errors import WeightsError
+from detrcli.checkpoints.catalog import APACHE, CATALOG
+from detrcli.errors import UsageError, WeightsError
+from detrcli.messages import argument
 
+DEFAULT = "detr-r50"  # the weights of commands that are given none
 BASE = "https://dl.fbaipublicfiles.com/detr/"
 EXPORTS = {"onnx": ".onnx", "openvino": ".xml"}  # file name extensions of exported models, by runtime
 
@@ -27,12 +30,22 @@ class Published:
     ap: float  # box AP on COCO val2017
     parameters: int
     bytes: int | None = None  # None: unknown
+    license: str = APACHE
 
     @property
     def url(self) -> str:
         return f"{BASE}{self.name}-{self.sha256[:8]}.pth"
 
 
+# The same models on the hub, which people name too.
+HUB_NAMES = {
+    "detr-r50": "facebook/detr-resnet-50",
+    "detr-r50-dc5": "facebook/detr-resnet-50-dc5",
+    "detr-r101": "facebook/detr-resnet-101",
+    "detr-r101-dc5": "facebook/detr-resnet-101-dc5",
+    "detr-r50-panoptic": "facebook/detr-resnet-50-panoptic",
+    "detr-r101-panoptic": "facebook/detr-resnet-101-panoptic",
+}
 R50, R101 = (41_524_768, 166_618_694), (60_464_672, 242_846_568)  # parameters, bytes
 _PUBLISHED = (
     Published("detr-r50", "e632da11ec76ae67bac2f8579fbed3724e08dead7d200ca13e019b197784eadc", 42.0, *R50),
@@ -91,29 +104,80 @@ def is_url(source: str) -> bool:
     return re.match(r"https?://", source, re.IGNORECASE) is not None
 
 
-# Names of other projects, by the start of their name.
+# Names of other projects, and of models that are not listed, by the start of their letters and digits.
+_ULTRALYTICS = "This RT-DETR of Ultralytics has another backbone. The nearest is {}."
+_PML = (
+    "Its weights are under the PML 1.0 license, which binds them to its vendor's platform, and are not listed. "
+    "The largest RF-DETR under Apache-2.0 is rf-detr-large."
+)
+_NO_ADDRESS = "Its published file has no address with a hash: download the file, and give its path."
 OTHER_NAMES = {
+    "rtdetrl": _ULTRALYTICS.format("rt-detr-r50"),
+    "rtdetrx": _ULTRALYTICS.format("rt-detr-r101"),
+    "rfdetrxlarge": _PML,
+    "rfdetrxxlarge": _PML,
+    "rfdetr2xlarge": _PML,
+    "rfdetrkeypoint": "RF-DETR with key points is not supported.",
+    "yolosbase": "Its repository has no safetensors file. The nearest is yolos-small.",
+    "yolos": "",
     "yolo": "YOLO models are not detection transformers. Small models are d-fine-n and rf-detr-nano.",
-    "rtdetr-l": "This RT-DETR of Ultralytics has another backbone. The nearest is rt-detr-r50.",
-    "rtdetr-x": "This RT-DETR of Ultralytics has another backbone. The nearest is rt-detr-r101.",
+    "deimv2": "In the format of transformers, only deimv2-n and deimv2-pico are published.",
+    "deim": f"{_NO_ADDRESS} Listed models with the same network are d-fine-n to d-fine-x.",
+    "mask2former": "Its weights are under CC-BY-NC 4.0 and are not listed; hf:OWNER/NAME loads them.",
+    "maskformer": "Its weights are under CC-BY-NC 4.0 and are not listed; hf:OWNER/NAME loads them.",
+    "dinor50": _NO_ADDRESS,
+    "deformabledetrr50": f"{_NO_ADDRESS} A listed model is deformable-detr.",
+    "fasterrcnn": "Detectors of torchvision are torchvision:NAME.",
+    "retinanet": "Detectors of torchvision are torchvision:NAME.",
+    "fcos": "Detectors of torchvision are torchvision:NAME.",
 }
 
 
 def unknown_weights(source: str) -> WeightsError:
-    hint = _hint(source)
-    return WeightsError(f"{source}: no such file, folder or name of weights.{hint} `detr models` lists the names.")
+    text, names = _similar(source, [*PUBLISHED, *SHIPPED, *CATALOG])
+    hint = text or (f"Did you mean {', '.join(names)}?" if names else "")
+    return WeightsError(
+        f"{source}: no such file, folder or name of weights. {hint}{' ' if hint else ''}`detr models` lists the names."
+    )
 
 
-def _hint(source: str) -> str:
-    """Return a sentence on the name that was probably meant, or nothing."""
-    for start, text in OTHER_NAMES.items():
-        if source.lower().startswith(start):
-            return f" {text}"
+def unknown_model(name: str, presets: Sequence[str]) -> UsageError:
+    """Return the error for a name that is not the name of a preset. Named weights are proposed as weights."""
+    problem = f"{argument('model', name)}: not a model that is built here."
+    text, weights = _similar(name, [*PUBLISHED, *CATALOG])
+    _, models = _similar(name, presets)
+    if text:
+        remedy = f"{text} Published weights are given as {argument('weights', 'NAME')}."
+    elif (
+        weights
+        and _key(weights[0]).startswith(_key(name))
+        and not _key(models[0] if models else "").startswith(_key(name))
+    ):
+        more = f" Similar: {', '.join(weights[1:])}." if weights[1:] else ""
+        remedy = f"{argument('weights', weights[0])} starts from published weights.{more}"
+    else:
+        hint = f" Did you mean {argument('model', models[0])}?" if models else ""
+        return UsageError(f"{problem}{hint}\nThe models are {', '.join(presets)}.")
+    scratch = f"{argument('model', 'dino-tiny')} {argument('weights', 'none')}"
+    return UsageError(f"{problem} {remedy}\nFrom scratch: {scratch}, or another model of `detr guide models`.")
+
+
+def _similar(source: str, names: Sequence[str]) -> tuple[str, list[str]]:
+    """Return a sentence on a name of another project or of the hub, and the names that were probably meant."""
     owner, slash, model = source.partition("/")
     if slash and model and "/" not in model and not os.path.exists(owner):
-        return f" A model on the Hugging Face hub is hf:{source}."
-    names = [*PUBLISHED, *SHIPPED, *CATALOG]
-    letters = "-?".join(re.sub(r"[^a-z0-9]", "", source.lower()))  # of a name or a family, however it is separated
-    exact, family = ([name for name in names if letters and re.fullmatch(letters + end, name)] for end in ("", "-.*"))
+        listed = [name for name in names if name in CATALOG and CATALOG[name].repository == source]
+        listed += [name for name in names if source == HUB_NAMES.get(name)]
+        also = f"It is listed as {listed[0]}. " if listed else ""
+        return f"{also}A model on the Hugging Face hub is hf:{source}.", []
+    key = _key(source)
+    text = next((text for start, text in OTHER_NAMES.items() if key.startswith(start)), "")
+    exact = [name for name in names if _key(name) == key]
+    family = [name for name in names if key and re.fullmatch("-?".join(key) + "-.*", name)]
     near = exact or family or difflib.get_close_matches(source.lower(), names, n=1)
-    return f" Did you mean {', '.join(near[:6])}?" if near else ""
+    return "" if exact else text, near[:6]
+
+
+def _key(name: str) -> str:
+    """Return the letters and digits of a name, which people separate in different ways."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())

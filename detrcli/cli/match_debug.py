@@ -58,6 +58,8 @@ def match_debug(
     if worst is not None and not whole_split:
         raise UsageError("--worst needs --all.")
     check_files([(out, FIGURE), (raw, ARRAYS), (html, PAGE)], overwrite=overwrite, data=data)
+    if run is None:
+        opt.check_available(load.weights, load, data.folders)
     matching = detrcli.explain_matching(
         data, load, image=image, whole_split=whole_split, run=run, split=split, layers=layers, threshold=threshold,
         other_weights={name: weight for name, weight in costs.items() if weight is not None}, worst=worst or 16,

@@ -12,9 +12,12 @@ from detrcli.cli.console import STDERR, print_json, print_result
 from detrcli.cli.outputs import check_files, check_free
 
 
-def models(json: opt.Json = False) -> None:
+def models(
+    name: Annotated[str | None, typer.Argument(help="Named weights of which to show all facts.")] = None,
+    json: opt.Json = False,
+) -> None:
     """List named weights, and supported model families."""
-    print_result(detrcli.list_models(), json=json)
+    print_result(detrcli.list_models() if name is None else detrcli.describe_model(name), json=json)
 
 
 @opt.options("size", "max_size", "model", "sha256")
@@ -35,6 +38,7 @@ def export(
 
     out = out or Path(f"{Path(weights).stem or 'model'}{EXPORTS[format]}")
     check_files([(out, (EXPORTS[format],))], overwrite=overwrite)
+    opt.check_available(weights, load)
     difference = detrcli.export(replace(load, weights=weights), out, format, precision=precision, reporter=STDERR)
     if json:
         facts = {"file": str(out), "format": format, "precision": precision, "weights": weights}
@@ -52,6 +56,7 @@ def convert(
 ) -> None:
     """Write a folder that transformers loads."""
     check_free(out, folder=True)
+    opt.check_available(weights, load)
     print(f"{detrcli.convert(replace(load, weights=weights), out, reporter=STDERR)}: written for transformers.")
 
 
@@ -65,4 +70,5 @@ def bench(
     json: opt.Json = False,
 ) -> None:
     """Compare the speed of engines and precisions."""
+    opt.check_available(weights, load, [] if image is None else [image])
     print_result(detrcli.bench(replace(load, weights=weights), image, rounds=rounds, reporter=STDERR), json=json)

@@ -50,6 +50,8 @@ def words_of(command: Any) -> Wording:
 
     def wording(name: str, value: str | None) -> str:
         option = names.get(name) or names.get(name.replace(".", "_"))
+        if option is not None and not option.startswith("-"):  # a positional argument
+            return option if value is None else value
         if option is not None:
             return option if value is None else f"{option} {value}"
         return f"--set {name}={value or 'VALUE'}" if "set" in names else in_python(name, value)

@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +33,17 @@ def known_weights(value: Any) -> Any:
     for name in value if isinstance(value, list) else [value]:
         check_weights(name)
     return value
+
+
+def check_available(weights: str, load: "detrcli.LoadOptions | None" = None, inputs: Iterable[str | Path] = ()) -> None:
+    """Check that weights are on this machine or can be downloaded, before torch is imported.
+
+    A missing input is an error of the command itself, which comes first.
+    """
+    from detrcli.checkpoints.sources import check_available
+
+    if all(os.path.lexists(path) for path in inputs):
+        check_available(weights, None if load is None else load.sha256)
 
 
 DataArgument = Annotated[Path | None, typer.Argument(help=DATA)]

@@ -86,6 +86,7 @@ def predict(
         drawing = "--no-images" if no_images else f"--format {format}"
         raise UsageError(f"--line-width and --hide-labels change annotated images, and {drawing} writes none.")
     check_files([(save, (".jsonl",))], overwrite=overwrite or resume)
+    opt.check_available(load.weights, load)
     predictions = detrcli.predict(
         list(_paths(images)), load, threshold=threshold, classes=None if classes is None else classes.split(","),
         one_label=one_label, max_detections=max_detections, clip=clip, maps=maps,

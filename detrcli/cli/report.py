@@ -46,6 +46,9 @@ def report(
     names = weights or [str(subject) for subject in subjects if detrcli.is_run(subject)]
     if len(subjects) > 1 and (weights or len(names) < len(subjects)):
         raise UsageError("Give several RUNs, which are compared on the data of the first, or one DATA with --weights.")
+    names = names or [detrcli.LoadOptions().weights]
+    for name in names:
+        opt.check_available(name, load)
     data = detrcli.DataOptions(subjects[0], exif=exif, skip_bad=skip_bad)
     reports = {
         name: detrcli.report(
@@ -57,7 +60,7 @@ def report(
             match_classes_by_id=match_classes_by_id,
             reporter=STDERR,
         )
-        for name in names or [detrcli.LoadOptions().weights]
+        for name in names
     }
     result = detrcli.compare_reports(reports) if len(reports) > 1 else next(iter(reports.values()))
     page = result.page(out, images=images)

@@ -51,6 +51,11 @@ def train(
         if not is_unbegun(out):
             check_free(out, folder=True)
         check_not_in_data(out, data)
+    if resume is None:
+        from detrcli.training.settings import given_settings, make_settings, starting_weights  # slow to import
+
+        given = given_settings(config, {"model": model, "weights": weights}, set_ or [])
+        opt.check_available(starting_weights(make_settings(given)), inputs=data.folders)
     from detrcli.cli.training import TrainingDisplay, show_result  # slow to import
 
     with closing(TrainingDisplay()) as display:

@@ -18,10 +18,10 @@ from detrcli.render.draw import save as save_image
 from detrcli.render.plot import training_curves
 from detrcli.system.files import write_whole
 from detrcli.system.text import escape_controls
-from detrcli.training.run_status import CONFIG, HEAD, SOURCE, TENSORBOARD
+from detrcli.training.run_status import CONFIG, HEAD, METRICS_FILE, SOURCE, TENSORBOARD
 from detrcli.training.settings import Settings, to_toml
 
-LAST, METRICS_FILE, CURVES, PREDICTIONS = "last", "metrics.csv", "curves.png", "val-predictions.png"
+LAST, CURVES, PREDICTIONS = "last", "curves.png", "val-predictions.png"
 DIVERGED = "diverged.pt"  # the batches of the step that diverged
 MACHINE_COLUMNS = ("images_per_second", "waiting", "memory_mb", "seconds")  # differ between equal trainings
 
@@ -73,10 +73,6 @@ class RunFolder:
 
     def write_image(self, image: Image.Image, name: str) -> None:
         save_image(image, self.path / name)
-
-
-def is_run(folder: Path) -> bool:
-    return (folder / CONFIG).is_file() and (folder / METRICS_FILE).is_file()
 
 
 def data_of(run: Path) -> dict[str, Any]:

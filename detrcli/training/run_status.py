@@ -1,4 +1,4 @@
-"""Whether a run folder contains a training that can be resumed. Imports no torch, since the CLI asks at its start."""
+"""Whether a folder is a run, and whether its training can be resumed. Imports no torch, since the CLI asks early."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,14 @@ from pathlib import Path
 from detrcli.system.lock import LOCK
 
 CONFIG, FIRST_BATCH, TENSORBOARD = "config.toml", "first-batch.png", "tensorboard"
+METRICS_FILE = "metrics.csv"
 SOURCE = "data.json"  # the data that the run is trained on
 HEAD = "# detr train "  # the start of config.toml
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}|\.unfinished")  # temporary files of a killed process
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() and (folder / METRICS_FILE).is_file()
 
 
 def is_unbegun(run: Path) -> bool:

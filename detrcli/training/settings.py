@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+from detrcli.checkpoints.registry import DEFAULT, PUBLISHED
 from detrcli.config import Bounds, Config, Count, LossConfig, Share, TermWeights, Weight, check, hints_of
 from detrcli.errors import UsageError
 from detrcli.messages import argument
 from detrcli.resize import MAX_SIDE
 
 FROM_SCRATCH = "none"  # in place of weights
-DEFAULT_MODEL = "detr-r50"
 
 Side = Annotated[int, Bounds(1, MAX_SIDE)]
 
@@ -142,6 +142,12 @@ def make_settings(values: Mapping[str, Any], recipe: Mapping[str, Any] | None = 
     _add(merged, recipe or {})
     _add(merged, values)
     return Settings(**merged)
+
+
+def starting_weights(settings: Settings) -> str:
+    """Return the weights that a training starts from: published ones if none are given and the model has them."""
+    model = settings.model or DEFAULT
+    return settings.weights or (model if model in PUBLISHED else FROM_SCRATCH)
 
 
 def _add(values: dict[str, Any], more: Mapping[str, Any]) -> None:

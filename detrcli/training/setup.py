@@ -16,8 +16,8 @@ from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.fit import fit, with_mask_head
 from detrcli.checkpoints.formats import torchvision
 from detrcli.checkpoints.formats.header import from_header, header_of
-from detrcli.checkpoints.load import load_checkpoint
-from detrcli.checkpoints.registry import PUBLISHED
+from detrcli.checkpoints.load import load_checkpoint, named_preset
+from detrcli.checkpoints.registry import DEFAULT, PUBLISHED
 from detrcli.data.annotations import Annotations, annotate, classes_in_report, image_hashes
 from detrcli.data.checks import Split
 from detrcli.data.examine import DatasetReport
@@ -30,7 +30,7 @@ from detrcli.structures import Classes
 from detrcli.system import distributed
 from detrcli.system.text import preview
 from detrcli.training.order import for_other_processes
-from detrcli.training.settings import DEFAULT_MODEL, FROM_SCRATCH, Settings, make_settings
+from detrcli.training.settings import FROM_SCRATCH, Settings, make_settings, starting_weights
 
 # Settings of a data-dependent recipe that are reported.
 REPORTED_SETTINGS = (
@@ -127,9 +127,9 @@ def initialize(given: Mapping[str, Any], classes: Classes, facts: DataFacts, rep
     Settings that are not `given` come from the recipe of the model.
     """
     requested = make_settings(given)
-    model = requested.model or DEFAULT_MODEL
-    architecture, config = preset(model)  # raises UsageError for an unknown model
-    source = requested.weights or (model if model in PUBLISHED else FROM_SCRATCH)
+    model = requested.model or DEFAULT
+    architecture, config = named_preset(model)
+    source = starting_weights(requested)
     notes: list[str] = []
     loaded = None
     if source != FROM_SCRATCH:

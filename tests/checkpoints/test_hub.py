@@ -1,22 +1,25 @@
-"""`hf:OWNER/NAME`, with the real client against a hub on 127.0.0.1."""
+"""`hf:OWNER/NAME` and the named models that are there, with the hub's real client and a hub on 127.0.0.1."""
 
-import hashlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from server import Server, serving, whole
+from here import Notes
+from server import Server, breaking, hash_of, put_repository, send, serving_hub
+
+from detrcli.checkpoints.download import UnreachableError
+from detrcli.checkpoints.hub import HubModel
+from detrcli.checkpoints.sources import check_available, obtain, remote
+from detrcli.errors import WeightsError
 
 pytest.importorskip("huggingface_hub")
 
-COMMIT = "c" * 40
+NAME = "some/detr"
 FILES = {
     "config.json": b"{}",
-    "model.safetensors": b"tensors" * 1000,
+    "model.safetensors": b"tensors" * 100_000,
     "README.md": b"not wanted",
     "tokenizer.json": b"words",
     "vocab.txt": b"a\nb\n",
@@ -24,53 +27,115 @@ FILES = {
     "tokenization_own.py": b"not wanted",
 }
 WANTED = {name: data for name, data in FILES.items() if data != b"not wanted"}
-FETCH = "import sys; from detrcli.checkpoints.formats.hugging_face import fetch; print(fetch(sys.argv[1]))"
+STORAGE = f"/storage/{hash_of(FILES['model.safetensors'])}"
+COMMIT = "c" * 40
 
 
 @pytest.fixture
-def hub() -> Iterator[Server]:
-    """The repository some/detr with its branch and a tag v1."""
-    siblings = [
-        {"rfilename": name, "size": len(data), "blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
-        for name, data in FILES.items()
-    ]
-    promised = hashlib.sha256(FILES["model.safetensors"]).hexdigest()
-    siblings[1]["lfs"] = {"size": siblings[1]["size"], "sha256": promised, "pointerSize": 130}
-    info = json.dumps({"id": "some/detr", "modelId": "some/detr", "sha": COMMIT, "siblings": siblings})
-    with serving() as server:
-        for revision in ("", "/revision/main", "/revision/v1"):
-            server.answers[f"/api/models/some/detr{revision}"] = whole(info.encode())
-        for name, data in FILES.items():
-            put(server, name, data)
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A hub with a repository, its branch and a tag v1."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between attempts
+    with serving_hub(tmp_path, monkeypatch) as server:
+        put_repository(server, NAME, FILES, revisions=("main", "v1"))
         yield server
 
 
-def put(server: Server, name: str, data: bytes) -> None:
-    headers = [("ETag", f'"{hashlib.sha256(data).hexdigest()}"'), ("X-Repo-Commit", COMMIT)]
-    server.answers[f"/some/detr/resolve/{COMMIT}/{name}"] = whole(data, headers=headers)
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def fetch(server: Server, name: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "HF_ENDPOINT": server.url, "HF_HOME": str(folder), "HF_HUB_DISABLE_XET": "1"}
-    return subprocess.run([sys.executable, "-c", FETCH, name], env=env, capture_output=True, text=True)
+@pytest.mark.parametrize("source", [f"hf:{NAME}", f"hf:{NAME}@v1"])
+def test_from_the_hub(source: str, hub: Server, tmp_path: Path) -> None:
+    notes = Notes()
+    assert content(HubModel.of(source).fetch(notes)) == WANTED
+    assert hub.asked.count(STORAGE) == 1
+    assert notes.notes == []
+    record = json.loads(next((tmp_path / "cache" / "hub").iterdir()).read_text())
+    assert record == {"commit": COMMIT, "sha256": {name: hash_of(data) for name, data in WANTED.items()}}
 
 
-@pytest.mark.slow
-def test_from_the_hub(hub: Server, tmp_path: Path) -> None:
-    for name in ("some/detr", "some/detr@v1"):
-        folder = Path(fetch(hub, name, tmp_path).stdout.strip())
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == WANTED
-    assert "/api/models/some/detr/revision/v1" in hub.asked
-    assert "the download failed" in fetch(hub, "some/other", tmp_path).stderr
+def test_without_a_network_the_cache_is_used(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A named model stays at the commit of its first download, and the hub is not asked again."""
+    model, named, notes = HubModel(NAME), HubModel(NAME, pinned=True), Notes()
+    named.fetch()
+    put_repository(hub, NAME, {**FILES, "config.json": b'{"new": 1}'}, commit="d" * 40)
+    asked = len(hub.asked)
+    assert content(named.fetch()) == WANTED
+    assert len(hub.asked) == asked
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    assert content(named.fetch()) == WANTED
+    assert content(model.fetch(notes)) == WANTED
+    assert "the files in the cache are used" in notes.notes[0]
+    with pytest.raises(UnreachableError, match=r"hub\.invalid cannot be reached"):
+        HubModel("some/other").fetch()
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    assert content(model.fetch())["config.json"] == b'{"new": 1}'
 
 
-@pytest.mark.slow
+def test_a_cache_that_other_programs_filled(hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `hf download`, or copied from another machine."""
+    HubModel(NAME).fetch()
+    next((tmp_path / "cache" / "hub").iterdir()).unlink()
+    refs = tmp_path / "hub" / "models--some--detr" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(COMMIT)
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    assert content(HubModel(NAME).fetch()) == WANTED
+
+
 @pytest.mark.parametrize(
     ("file", "data", "kind"),
-    [("model.safetensors", b"Tensors" * 1000, "SHA-256"), ("tokenizer.json", b"wards", "git hash")],
+    [("model.safetensors", b"Tensors" * 100_000, "SHA-256"), ("tokenizer.json", b"wards", "git hash")],
 )
 def test_files_with_a_wrong_hash_are_deleted(hub: Server, tmp_path: Path, file: str, data: bytes, kind: str) -> None:
     """Large files are checked by their SHA-256, others by git's hash."""
-    put(hub, file, data)
-    assert f"hf:some/detr: {file} has the {kind}" in fetch(hub, "some/detr", tmp_path).stderr
+    path = STORAGE if file == "model.safetensors" else f"/{NAME}/resolve/{COMMIT}/{file}"
+    right = hub.answers[path]
+    headers = [("X-Repo-Commit", COMMIT), ("ETag", '"wrong"')]
+    hub.answers[path] = lambda request, _: send(request, data, headers=headers)
+    with pytest.raises(WeightsError, match=f"hf:some/detr: {file} has the {kind} .* It was deleted"):
+        HubModel(NAME).fetch()
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() == data]
+    hub.answers[path] = right
+    assert content(HubModel(NAME).fetch()) == WANTED
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_files_that_changed_after_the_first_download(hub: Server, pinned: bool) -> None:
+    folder = HubModel(NAME, pinned=pinned).fetch()
+    (folder / "config.json").resolve().write_bytes(b"[]")
+    with pytest.raises(WeightsError, match="has the SHA-256|git hash"):
+        HubModel(NAME, pinned=pinned).fetch()
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_interrupted_download_continues(hub: Server, ranges: bool) -> None:
+    hub.answers[STORAGE] = breaking(FILES["model.safetensors"], times=2, ranges=ranges)
+    assert content(HubModel(NAME).fetch()) == WANTED
+    assert hub.asked.count(STORAGE) == 3
+
+
+def test_a_repository_without_tensors(hub: Server) -> None:
+    put_repository(hub, NAME, {"config.json": b"{}", "pytorch_model.bin": b""})
+    with pytest.raises(WeightsError, match=r"there is no model\.safetensors"):
+        HubModel(NAME).fetch()
+    with pytest.raises(WeightsError, match="some/nothing"):
+        HubModel("some/nothing").fetch()
+
+
+def test_named_models(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The license is reported at the first download."""
+    put_repository(hub, "PekingU/rtdetr_r18vd", FILES)
+    where = remote("rt-detr-r18")
+    assert isinstance(where, HubModel)
+    assert where == replace(where, pinned=True)
+    check_available("rt-detr-r18")
+    notes = Notes()
+    obtain("rt-detr-r18", where, notes)
+    obtain("rt-detr-r18", where, notes)
+    assert notes.notes == ["rt-detr-r18: the license of these weights is Apache-2.0"]
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    check_available("rt-detr-r18")
+    with pytest.raises(WeightsError, match=r"d-fine-n is not on this machine yet, and hub\.invalid cannot") as error:
+        check_available("d-fine-n")
+    assert all(item in str(error.value) for item in ("shapes", "FOLDER", "dino-tiny", "none"))

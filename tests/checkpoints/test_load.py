@@ -85,7 +85,7 @@ def test_unknown_weights(tmp_path: Path) -> None:
 
 
 def test_the_model_must_be_the_named_one(tmp_path: Path, file: Path) -> None:
-    with pytest.raises(UsageError, match="detr-r5.* detr-r50, .*, dino-r50-5scale, "):
+    with pytest.raises(UsageError, match=r"(?s)detr-r5.* detr-r50, .*, dino-r50-5scale, "):
         load_checkpoint("x", model="detr-r5")
     tiny, usual = str(tmp_path / "tiny.safetensors"), str(file)
     native.save(small_weights(TINY), Path(tiny))

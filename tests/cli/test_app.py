@@ -73,12 +73,39 @@ def test_models_as_table(tmp_path: Path) -> None:
     assert table.stderr == ""
     assert "\x1b" not in table.stdout
     lines = [line.split() for line in table.stdout.splitlines()]
-    assert lines[1] == ["detr-r50", "resnet50", "41,524,768", "COCO", "val2017", "42.0", "167", "yes"]
-    assert lines[4] == ["detr-r101-dc5", "resnet101", "dilated", "60,464,672", "COCO", "val2017", "44.9", "243", "no"]
-    assert lines[10][:5] == ["shapes-detr", "detr-tiny", "1,660,742", "shapes", "val"]
-    assert ["rf-detr-nano", "RF-DETR", "384", "x", "384", "48.4"] in [line[:6] for line in lines]
-    assert ["RT-DETR", "rt_detr", "42,731,082", "136.7"] in [line[:4] for line in lines]
-    assert "53.1 (R50, arXiv 2304.08069)" in table.stdout
+    assert ["detr-r50", "800/1333", "42.0", "167", "yes"] in lines
+    assert ["detr-r101-dc5", "800/1333", "44.9", "243"] in lines
+    assert ["shapes-detr", "69.4", "7", "yes"] in lines
+    assert ["rt-detr-r18", "640x640", "46.4", "4.6", "T4", "81"] in lines
+    assert ["RT-DETR", "rt_detr", "42.7", "137", "640x640", "53.1"] in lines
+
+
+def test_facts_about_named_weights() -> None:
+    document = json.loads(detr("models", "rf-detr-nano", "--json").stdout)
+    assert document == {
+        "schema": "detr.model/1",
+        "name": "rf-detr-nano",
+        "family": "RF-DETR",
+        "detects": "objects of COCO's classes",
+        "source": "https://storage.googleapis.com/rfdetr/nano_coco/checkpoint_best_regular.pth",
+        "address": "https://storage.googleapis.com/rfdetr/nano_coco/checkpoint_best_regular.pth",
+        "license": "Apache-2.0",
+        "extra": "models",
+        "input": "384x384",
+        "megabytes": None,
+        "AP": 48.4,
+        "AP_of": "boxes, COCO val2017",
+        "AP_source": "rfdetr.roboflow.com and the pages of rfdetr 1.0 and 1.3",
+        "latency_ms": 2.3,
+        "latency_device": "T4, TensorRT FP16",
+        "latency_source": "rfdetr.roboflow.com and the pages of rfdetr 1.0 and 1.3",
+        "md5": "fb6504cce7fbdc783f7a46991f07639f",
+        "sha256": None,
+        "cached": False,
+    }
+    shown = detr("models", "rfdetr-nano")
+    assert (shown.returncode, shown.stdout) == (4, "")
+    assert "Did you mean rf-detr-nano?" in shown.stderr
 
 
 def test_models_as_json(tmp_path: Path) -> None:

@@ -1,9 +1,14 @@
 """A small web server on 127.0.0.1 that can misbehave."""
 
+import hashlib
+import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
 
 Answer = Callable[[BaseHTTPRequestHandler, int], None]
 
@@ -60,9 +65,11 @@ def breaking(body: bytes, *, times: int, ranges: bool = True) -> Answer:
     return answer
 
 
-def redirect(path: str) -> Answer:
+def redirect(path: str, headers: Sequence[tuple[str, str]] = ()) -> Answer:
     def answer(request: BaseHTTPRequestHandler, _: int) -> None:
         request.send_response(302)
+        for name, value in (*headers, ("Content-Length", "0")):
+            request.send_header(name, value)
         request.send_header("Location", path)
         request.end_headers()
 
@@ -77,6 +84,50 @@ def failing(status: int, then: Answer, *, times: int) -> Answer:
             then(request, number)
 
     return answer
+
+
+def hash_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def put_repository(
+    server: Server,
+    name: str,
+    files: Mapping[str, bytes],
+    *,
+    commit: str = "c" * 40,
+    revisions: Sequence[str] = ("main",),
+) -> None:
+    """Serve a repository as the hub does: its API, files, and a redirection to the storage of large files."""
+    siblings: list[dict[str, object]] = []
+    for file, data in files.items():
+        blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        headers = [("X-Repo-Commit", commit)]
+        siblings.append({"rfilename": file, "size": len(data), "blobId": blob})
+        address = f"/{name}/resolve/{commit}/{file}"
+        if file.endswith(".safetensors"):
+            siblings[-1]["lfs"] = {"size": len(data), "sha256": hash_of(data), "pointerSize": 130}
+            headers += [("X-Linked-ETag", f'"{hash_of(data)}"'), ("X-Linked-Size", str(len(data)))]
+            storage = f"/storage/{hash_of(data)}"
+            other_host = server.url.replace("127.0.0.1", "localhost")
+            server.answers[address] = redirect(other_host + storage, headers)
+            server.answers[storage] = whole(data, headers=[("ETag", '"storage"')])
+        else:
+            server.answers[address] = whole(data, headers=[*headers, ("ETag", f'"{blob}"')])
+    info = {"id": name, "modelId": name, "sha": commit, "siblings": siblings}
+    for revision in (*revisions, commit):
+        server.answers[f"/api/models/{name}/revision/{revision}"] = whole(json.dumps(info).encode())
+
+
+@contextmanager
+def serving_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Serve a hub for the client of this process, which caches in the folder."""
+    monkeypatch.setenv("DETR_CACHE", str(folder / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    with serving() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
 
 
 @contextmanager

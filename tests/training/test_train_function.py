@@ -23,7 +23,8 @@ from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 from detrcli.training.interrupts import Interrupts
-from detrcli.training.run_folder import SOURCE, data_of, is_run
+from detrcli.training.run_folder import SOURCE, data_of
+from detrcli.training.run_status import is_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,8 +1,6 @@
-"""Folders of Hugging Face transformers, on disk or on the Hugging Face Hub."""
+"""Folders of Hugging Face transformers."""
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,9 @@ from detrcli.architectures import architectures
 from detrcli.architectures.architecture import Architecture, ImportedModel
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.coco import things_among
-from detrcli.checkpoints.download import OFFLINE
 from detrcli.checkpoints.formats.published import Candidate, check_tensors, recognize
+from detrcli.checkpoints.hub import CONFIG as CONFIG
+from detrcli.checkpoints.hub import PREPROCESSOR, TENSORS
 from detrcli.checkpoints.phrases import EXAMPLE
 from detrcli.config import Preprocessing
 from detrcli.errors import UsageError, WeightsError
@@ -23,12 +22,6 @@ from detrcli.resize import ShortestEdge
 from detrcli.structures import Classes
 
 REMEDY = "Download the folder again, or save the model again with save_pretrained()."
-CONFIG, TENSORS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
-# Files of open-vocabulary models: the processor, which has a tokenizer, and the tokenizer.
-TOKENIZER = (
-    "processor_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
-)  # fmt: skip
 
 
 def imported_types() -> dict[str, Architecture[Any]]:
@@ -123,48 +116,3 @@ def _read_json(path: Path, source: str) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise WeightsError(f"{source}: {path.name} is not a JSON object.")
     return facts
-
-
-def fetch(source: str) -> Path:
-    """Download `OWNER/NAME[@REVISION]` from the Hub, once, and return its folder. Each file's hash is checked."""
-    repository, at, revision = source.partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository, re.ASCII) or (at and not revision):
-        raise WeightsError(f"hf:{source}: not the name of a model on the hub, which is hf:OWNER/NAME[@REVISION].")
-    try:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError:
-        raise WeightsError(f"hf:{source} needs huggingface_hub: pip install 'detrcli[models]'") from None
-    try:
-        hub = HfApi()
-        info = hub.model_info(repository, revision=revision or None, files_metadata=True)
-        files = {file.rfilename: file for file in info.siblings or []}
-        for name in (CONFIG, TENSORS):
-            if name not in files:
-                raise WeightsError(f"hf:{source}: there is no {name} in this repository.")
-        paths = {
-            name: Path(hub.hf_hub_download(repository, name, revision=info.sha))
-            for name in (CONFIG, TENSORS, PREPROCESSOR, *TOKENIZER)
-            if name in files
-        }
-    except WeightsError:
-        raise
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"hf:{source}: the download failed: {reason}") from None
-    except Exception as error:  # of the HTTP library, which depends on the version
-        raise WeightsError(f"hf:{source}: the hub cannot be reached: {error}.\n{OFFLINE}") from None
-    for name, path in paths.items():
-        # The Hub gives the SHA-256 of large files, and the git blob hash of the others.
-        large = files[name].lfs
-        kind, expected = ("SHA-256", large.sha256) if large is not None else ("git hash", files[name].blob_id)
-        if large is not None:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        else:
-            content = path.read_bytes()
-            digest = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-        if expected is not None and digest != expected:
-            path.resolve().unlink()
-            raise WeightsError(f"hf:{source}: {name} has the {kind} {digest}, not {expected}. Try again.")
-    return paths[CONFIG].parent

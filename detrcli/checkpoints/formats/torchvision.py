@@ -10,9 +10,10 @@ from torch import Tensor
 from detrcli.architectures import Preset
 from detrcli.architectures.torchvision_detectors import ARCHITECTURE
 from detrcli.checkpoints.checkpoint import Checkpoint, check_fit
-from detrcli.checkpoints.download import fetch, hash_in_name
+from detrcli.checkpoints.download import UnreachableError, fetch, hash_in_name
 from detrcli.checkpoints.formats.published import read_pickle, state_dict_in
 from detrcli.errors import UsageError, WeightsError
+from detrcli.messages import argument
 from detrcli.reporter import SILENT, Reporter
 from detrcli.structures import Classes
 
@@ -82,7 +83,14 @@ def _tensors(file: str, source: str, url: str, reporter: Reporter) -> dict[str, 
     """Read a file, or download torchvision's, whose name contains its hash."""
     expected_hash = hash_in_name(url)
     assert expected_hash, url
-    path = Path(file).expanduser() if file else fetch(url, expected_hash, reporter)
+    try:
+        path = Path(file).expanduser() if file else fetch(url, expected_hash, reporter)
+    except UnreachableError as error:
+        other = f"{PREFIX}NAME=FILE" if source.startswith(PREFIX) else argument("backbone_weights", "FILE")
+        raise WeightsError(
+            f"{error.message}\n{other} takes a file that was downloaded elsewhere. {argument('model', 'dino-tiny')} "
+            "needs no pretrained backbone."
+        ) from None
     if not path.is_file():
         raise WeightsError(f"{source}: no such file.")
     return state_dict_in(read_pickle(path, source), source)
