@@ -80,7 +80,7 @@ def eval_(
     class_names = None if classes is None else [name for name in classes.split(",") if name.strip()]
     evaluations = []
     for name in weights if predictions is None else ():
-        opt.check_available(name, load, data.folders)
+        opt.check_available(name, load, data)
     for name in weights:
         evaluation = detrcli.evaluate(
             data, replace(load, weights=name), predictions=predictions, split=split, threshold=threshold,

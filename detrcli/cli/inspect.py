@@ -61,7 +61,8 @@ def visualize_attn(
         raise UsageError("--masks needs --faithfulness.")
     files = [(out, FIGURE), (raw, ARRAYS), (html, PAGE)]
     check_files(files, overwrite=overwrite, inputs=[image, Path(load.weights), masks])
-    opt.check_available(load.weights, load, [image])
+    if image.exists():
+        opt.check_available(load.weights, load)
     report = detrcli.look(
         image,
         load,
@@ -104,7 +105,8 @@ def explain(
 ) -> None:
     """Show what each step of a model computes for an image."""
     check_files([(html, PAGE)], overwrite=overwrite)
-    opt.check_available(load.weights, load, [image])
+    if image.exists():
+        opt.check_available(load.weights, load)
     walk = detrcli.walk(image, load, reporter=STDERR)
     if html is not None:
         walk.page(html)

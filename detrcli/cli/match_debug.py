@@ -59,7 +59,7 @@ def match_debug(
         raise UsageError("--worst needs --all.")
     check_files([(out, FIGURE), (raw, ARRAYS), (html, PAGE)], overwrite=overwrite, data=data)
     if run is None:
-        opt.check_available(load.weights, load, data.folders)
+        opt.check_available(load.weights, load, data)
     matching = detrcli.explain_matching(
         data, load, image=image, whole_split=whole_split, run=run, split=split, layers=layers, threshold=threshold,
         other_weights={name: weight for name, weight in costs.items() if weight is not None}, worst=worst or 16,

@@ -70,5 +70,6 @@ def bench(
     json: opt.Json = False,
 ) -> None:
     """Compare the speed of engines and precisions."""
-    opt.check_available(weights, load, [] if image is None else [image])
+    if image is None or image.exists():
+        opt.check_available(weights, load)
     print_result(detrcli.bench(replace(load, weights=weights), image, rounds=rounds, reporter=STDERR), json=json)

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,15 +35,20 @@ def known_weights(value: Any) -> Any:
     return value
 
 
-def check_available(weights: str, load: "detrcli.LoadOptions | None" = None, inputs: Iterable[str | Path] = ()) -> None:
+def check_available(
+    weights: str, load: "detrcli.LoadOptions | None" = None, data: "detrcli.DataOptions | None" = None
+) -> None:
     """Check that weights are on this machine or can be downloaded, before torch is imported.
 
-    A missing input is an error of the command itself, which comes first.
+    Missing data is an error of the command itself, which comes first.
     """
     from detrcli.checkpoints.sources import check_available
 
-    if all(os.path.lexists(path) for path in inputs):
-        check_available(weights, None if load is None else load.sha256)
+    if data is not None:
+        named = data.data is not None or any(any(pair) for pair in data.files.values())
+        if not named or not all(os.path.lexists(path) for path in data.folders):
+            return
+    check_available(weights, None if load is None else load.sha256)
 
 
 DataArgument = Annotated[Path | None, typer.Argument(help=DATA)]

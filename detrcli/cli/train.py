@@ -55,7 +55,7 @@ def train(
         from detrcli.training.settings import given_settings, make_settings, starting_weights  # slow to import
 
         given = given_settings(config, {"model": model, "weights": weights}, set_ or [])
-        opt.check_available(starting_weights(make_settings(given)), inputs=data.folders)
+        opt.check_available(starting_weights(make_settings(given)), data=data)
     from detrcli.cli.training import TrainingDisplay, show_result  # slow to import
 
     with closing(TrainingDisplay()) as display:

@@ -242,7 +242,8 @@ def test_weights_of_a_run_use_its_costs(
     """Published weights are matched with the published costs, also inside a run folder."""
     detr("train", root / "data", *SMALL, "--batch-size", 8, "--set", "cost.class=3", "--epochs", 1).ok()
     torch.save({"model": published_names()}, tmp_path / "published.pth")
-    monkeypatch.setattr("detrcli.checkpoints.load.fetch", lambda *_: tmp_path / "published.pth")
+    monkeypatch.setattr("detrcli.checkpoints.download.fetch", lambda *_, **__: tmp_path / "published.pth")
+    monkeypatch.setattr("detrcli.checkpoints.sources.check_reachable", lambda _: None)
     smaller = preset("detr-r50")._replace(config=CONFIG)
     monkeypatch.setattr("detrcli.checkpoints.load.preset", lambda _: smaller)
     monkeypatch.chdir(tmp_path / "run")
