@@ -14,6 +14,7 @@ from detrcli.inference.export import CPU, Runtime, read_exported, runtime_of
 from detrcli.messages import argument
 from detrcli.reporter import SILENT, Reporter
 from detrcli.system.devices import find_device
+from detrcli.system.launch import launch
 
 
 def load(
@@ -21,9 +22,9 @@ def load(
 ) -> Detector:
     """Load a detector: a name from `detr models`, a file, a folder, `hf:OWNER/NAME` or a URL.
 
-    `options` are those of LoadOptions: precision, engine (plain, fast, compiled, openvino or onnx), model, sha256,
-    size, max_size, and text, the phrases to detect ("a cat. a remote control.") for models that take phrases; tiles
-    (N or "WxH"), overlap and nms for small and crowded objects.
+    `options` are those of LoadOptions: precision, engine (auto, plain, fast, compiled, openvino or onnx), model,
+    sha256, size, max_size, and text, the phrases to detect ("a cat. a remote control.") for models that take phrases;
+    tiles (N or "WxH"), overlap and nms for small and crowded objects.
     """
     return as_detector(LoadOptions(str(weights), device, **options), reporter=reporter)
 
@@ -42,9 +43,16 @@ def checkpoint_of(options: LoadOptions, class_names: Sequence[str] = (), reporte
 
 
 def as_detector(
-    weights: Weights | Detector, device: str = "auto", class_names: Sequence[str] = (), reporter: Reporter = SILENT
+    weights: Weights | Detector,
+    device: str = "auto",
+    class_names: Sequence[str] = (),
+    reporter: Reporter = SILENT,
+    images: int | None = None,
 ) -> Detector:
-    """Load the weights on the device, unless they are a detector already."""
+    """Load the weights on the device, unless they are a detector already.
+
+    With the number of images to come, which all processes share, the engine is `auto` by default.
+    """
     if isinstance(weights, Detector):
         return weights
     options = load_options(weights, device)
@@ -53,13 +61,17 @@ def as_detector(
     if runtime is not None and options.text is None:
         return _exported(options, runtime).with_tiling(options.tiling)
     checkpoint = checkpoint_of(options, class_names, reporter)
-    detector = Detector(checkpoint, torch_device, options.precision or "fp32", engine=options.engine, reporter=reporter)
+    engine = options.engine
+    if images is not None:
+        engine, images = engine or "auto", -(-images // launch().world_size)
+    precision = options.precision or "fp32"
+    detector = Detector(checkpoint, torch_device, precision, engine=engine, images=images, reporter=reporter)
     return detector.with_tiling(options.tiling)
 
 
 def _exported(options: LoadOptions, runtime: Runtime) -> Detector:
     path, engine, device = Path(options.weights), options.engine, options.device
-    if engine not in (None, runtime.name):
+    if engine not in (None, "auto", runtime.name):
         raise UsageError(f"{path}: {argument('engine', engine)} cannot run it; {runtime.name} can.")
     if device != "auto" and find_device(device).type != "cpu":
         raise UsageError(f"{path}: {runtime.name} needs {argument('device', 'cpu')}.")

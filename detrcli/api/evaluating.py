@@ -180,7 +180,8 @@ def evaluate(
         from detrcli.api.detecting import detect  # slow to import
         from detrcli.api.detectors import as_detector
 
-        detector = as_detector(weights, device, classes_in_split(checked).names.tolist(), reporter)
+        names = classes_in_split(checked).names.tolist()
+        detector = as_detector(weights, device, names, reporter, images=len(truth.images))
         name = detector.checkpoint.source
         mapping = match_classes(detector.classes, checked, by_id=match_classes_by_id, reporter=reporter)
         if detector.has_masks:

@@ -22,7 +22,7 @@ class LoadOptions:
     weights: str = WEIGHTS  # a name, a file, a folder, `hf:OWNER/NAME` or a URL
     device: str = "auto"
     precision: str | None = None  # fp32, bf16 or fp16; by default fp32, or that of an exported model
-    engine: EngineName | None = None  # by default the fastest for the device
+    engine: EngineName | None = None  # by default auto for predict and evaluate, else the fastest for the device
     model: str | None = None  # architecture of a .pth file, where its tensors do not determine it
     sha256: str | None = None
     size: int | None = None  # shorter side of the input, by default that of the weights

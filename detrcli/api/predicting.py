@@ -193,9 +193,10 @@ def predict(
     }
     with distributed.joined(torch_device):
         lines = None if save is None else PredictionLines(Path(save), settings, resume=resume)
+        count = len(items)  # with those done before, so that a resumed prediction uses the same engine
         items = [item for item in items if lines is None or str(item.path) not in lines.done]
         mine = items[distributed.rank() :: distributed.world_size()]
-        detector = as_detector(weights, device, reporter=reporter).without_model()
+        detector = as_detector(weights, device, reporter=reporter, images=count).without_model()
         if polygons and not detector.has_masks:
             raise UsageError(f"{options.weights}: {argument('polygons')} needs a model with a mask head.")
         stream = detector.stream(

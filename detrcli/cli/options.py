@@ -99,7 +99,8 @@ _LOAD_OPTIONS: dict[str, Any] = {
         typer.Option(help="Number format of the network. [fp32, or that of an exported model]"),
     ],
     "engine": Annotated[
-        EngineName | None, typer.Option(help="How the network is computed. [fast on a CPU, else plain]")
+        EngineName | None,
+        typer.Option(help="How the network is computed. [auto: openvino for many images on a CPU, else fast]"),
     ],
 }
 _DEFAULTS = {"weights": "detr-r50", "device": "auto"}

@@ -2,5 +2,5 @@
 
 from typing import Literal
 
-EngineName = Literal["plain", "fast", "compiled", "openvino", "onnx"]
+EngineName = Literal["auto", "plain", "fast", "compiled", "openvino", "onnx"]
 DEFAULT_THRESHOLD = 0.7  # confidence score from which a query is a detection

@@ -20,6 +20,7 @@ from detrcli.data.images import MAX_PIXELS
 from detrcli.data.preprocessing import collate, prepare
 from detrcli.errors import EXPORT_ONLY_PREDICTS, NOT_FINITE, DataError, DivergedError, UsageError
 from detrcli.inference import DEFAULT_THRESHOLD, EngineName
+from detrcli.inference.auto import MIN_IMAGES, AutoEngine, has_openvino
 from detrcli.inference.engines import ENGINES, Engine, PlainEngine, fastest
 from detrcli.inference.export import RUNTIMES, cached_export
 from detrcli.inference.merging import merge
@@ -45,12 +46,13 @@ class Detector:
         precision: str = "fp32",
         model: DetectionTransformer | None = None,
         engine: EngineName | Engine | None = None,
+        images: int | None = None,
         reporter: Reporter = SILENT,
     ) -> None:
         """Create the network of a checkpoint, or use `model`, which has these weights already.
 
         `engine` is the name of an engine, by default the fastest for the device, or an Engine, for which no model is
-        created.
+        created. `images` is the number of images to come, by which the engine `auto` decides.
         """
         self.device = find_device(device) if isinstance(device, str) else device
         check_precision(precision, self.device)
@@ -62,7 +64,11 @@ class Detector:
             self.parameters = sum(p.numel() for p in self._model.parameters())
             # The model's own tensors, so that no weight is held twice.
             self.checkpoint = replace(checkpoint, tensors=self._model.state_dict())
-        self._engine = engine or fastest(self.device, precision)
+        choice = self.device.type == "cpu" and precision != "fp16" and has_openvino()
+        if engine is None or (engine == "auto" and not (choice and (images is None or images >= MIN_IMAGES))):
+            engine = fastest(self.device, precision)
+        self._engine = engine
+        self._images = images
         self._reporter = reporter
         self.precision = precision
         self.scoring, self.segmentation = checkpoint.scoring, checkpoint.segmentation
@@ -90,6 +96,8 @@ class Detector:
         """The engine that computes the network, prepared when it is first used."""
         if not isinstance(self._engine, str):
             return self._engine
+        if self._engine == "auto":
+            return AutoEngine(self.checkpoint, self.model, self.precision, self._images, self._reporter)
         if self._engine in ENGINES:
             return ENGINES[self._engine](self.model, self.device, self.precision)
         if self.device.type != "cpu":

@@ -230,15 +230,20 @@ def read_exported(path: Path, runtime: Runtime) -> tuple[Checkpoint, str]:
     return from_header(header, {}, str(path)), header[PRECISION]
 
 
-def cached_export(checkpoint: Checkpoint, runtime: Runtime, precision: str, reporter: Reporter) -> Path:
-    """Return the exported file of these weights in the cache, and write it if it does not exist."""
+def export_path(checkpoint: Checkpoint, runtime: Runtime, precision: str) -> Path:
+    """Return the path in the cache of the exported file of these weights."""
     versions = [metadata.version(package) for package in ("torch", *runtime.packages)]
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     key = json.dumps([checksum(header_of(checkpoint), tensors), runtime.name, precision, versions])
-    folder = cache_folder() / "exports" / hashlib.sha256(key.encode()).hexdigest()[:32]
-    path = folder / f"model{runtime.suffix}"
+    return cache_folder() / "exports" / hashlib.sha256(key.encode()).hexdigest()[:32] / f"model{runtime.suffix}"
+
+
+def cached_export(checkpoint: Checkpoint, runtime: Runtime, precision: str, reporter: Reporter) -> Path:
+    """Return the exported file of these weights in the cache, and write it if it does not exist."""
+    path = export_path(checkpoint, runtime, precision)
     if not path.exists():
-        reporter.note(f"{checkpoint.source}: exporting for {runtime.name}, once; the file is kept in {folder}")
+        reporter.note(f"{checkpoint.source}: exporting for {runtime.name}, once; the file is kept in {path.parent}")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
         export(replace(checkpoint, tensors=tensors), runtime, path, precision)
     return path
 
