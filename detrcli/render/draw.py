@@ -110,7 +110,9 @@ def mark(image: Image.Image, marks: Sequence[Mark], style: DrawingStyle = DEFAUL
     size = round(max(9, min(shorter / 26, 12 + shorter / 100) * (1 if len(marks) <= 25 else 0.75)))
     for item, color in colored:
         if item.mask is None:
-            outline(draw, scaled(item.box, zoom), color, line)
+            x0, y0, x1, y1 = scaled(item.box, zoom)
+            half = (line - 1) // 2  # wide lines are centered on the edges of the box, not to hide small objects
+            outline(draw, (x0 - half, y0 - half, x1 + half, y1 + half), color, line)
     if not style.labels:
         return canvas
 

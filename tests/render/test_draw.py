@@ -65,10 +65,9 @@ def test_the_best_class_of_a_query_is_drawn(plates: list[tuple[float, ...]]) -> 
 def test_the_width_of_lines(width: int, plates: list[tuple[float, ...]]) -> None:
     style = draw.DrawingStyle(line_width=width, labels=False)
     row = np.asarray(draw.draw_detections(Image.new("RGB", (400, 300)), detections([(100, 80, 301, 221)]), style))[150]
-    assert (row == color_of(0)).all(1).nonzero()[0].tolist() == [
-        *range(100, 100 + width),
-        *range(301 - width, 301),
-    ]
+    half = (width - 1) // 2
+    left, right = range(100 - half, 100 - half + width), range(301 + half - width, 301 + half)
+    assert (row == color_of(0)).all(1).nonzero()[0].tolist() == [*left, *right]
     assert not plates
     masks = [(np.ones((60, 60), dtype=bool), (0, 0, 0))]
     shades = np.asarray(draw.overlay_masks(np.full((60, 60, 3), 255, np.uint8), masks, width))[30, :, 0]
