@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # at run time, `__getattr__` imports these
     from detrcli.api.options import DataOptions as DataOptions
     from detrcli.api.options import LoadOptions as LoadOptions
     from detrcli.api.predicting import predict as predict
+    from detrcli.api.quantizing import quantize as quantize
     from detrcli.api.reporting import compare_reports as compare_reports
     from detrcli.api.reporting import doctor as doctor
     from detrcli.api.reporting import report as report
@@ -43,6 +44,7 @@ _MODULES = {
     "api.models": "convert describe_model export list_models",
     "api.options": "DataOptions LoadOptions",
     "api.predicting": "predict",
+    "api.quantizing": "quantize",
     "api.reporting": "compare_reports doctor report",
     "api.training": "train",
     "data.make": "make_shapes",

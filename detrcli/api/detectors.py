@@ -80,4 +80,5 @@ def _exported(options: LoadOptions, runtime: Runtime) -> Detector:
     if precision != written and not {precision, written} <= set(runtime.runtime_precisions):
         raise UsageError(f"{path}: it was written in {written}. Export it again for {precision}.")
     resized = checkpoint.resized(options.size, options.max_size)
-    return Detector(resized, CPU, precision, engine=runtime.open(path, precision))
+    computed = "fp32" if precision == "int8" else precision  # its other layers
+    return Detector(resized, CPU, computed, engine=runtime.open(path, precision))

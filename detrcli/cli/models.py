@@ -10,6 +10,7 @@ import detrcli
 from detrcli.cli import options as opt
 from detrcli.cli.console import STDERR, print_json, print_result
 from detrcli.cli.outputs import check_files, check_free
+from detrcli.errors import UsageError
 
 
 def models(
@@ -27,8 +28,13 @@ def export(
     format: Annotated[Literal["onnx", "openvino"], typer.Option(help="The runtime: onnxruntime or OpenVINO.")],
     out: Annotated[Path | None, opt.option("FILE", "The file to write. [named like the weights]")] = None,
     precision: Annotated[
-        Literal["fp32", "bf16", "fp16"], typer.Option(help="Number format of the exported model.")
+        Literal["fp32", "bf16", "fp16", "int8"], typer.Option(help="Number format of the exported model.")
     ] = "fp32",
+    data: Annotated[Path | None, opt.option("DATA", "For int8: the dataset for calibration and comparison.")] = None,
+    split: Annotated[str, opt.option("NAME", "For int8: the split on which AP is compared.")] = "val",
+    limit: Annotated[int | None, opt.option("N", "For int8: only the first images of the split.", min=1)] = None,
+    max_ap_drop: Annotated[float, opt.option("P", "For int8: the AP that may be lost to fp32.", min=0, max=1)] = 0.01,
+    match_classes_by_id: opt.MatchClassesById = False,
     load: "detrcli.LoadOptions",
     overwrite: opt.Overwrite = False,
     json: opt.Json = False,
@@ -38,7 +44,17 @@ def export(
 
     out = out or Path(f"{Path(weights).stem or 'model'}{EXPORTS[format]}")
     check_files([(out, (EXPORTS[format],))], overwrite=overwrite)
+    if precision == "int8" and (format != "openvino" or data is None):
+        raise UsageError("--precision int8 needs --format openvino and --data DATA.")
     opt.check_available(weights, load)
+    if precision == "int8":
+        assert data is not None
+        quantization = detrcli.quantize(
+            replace(load, weights=weights), data, out, split=split, limit=limit, max_ap_drop=max_ap_drop,
+            match_classes_by_id=match_classes_by_id, reporter=STDERR,
+        )  # fmt: skip
+        print_result(quantization, json=json)
+        return
     difference = detrcli.export(replace(load, weights=weights), out, format, precision=precision, reporter=STDERR)
     if json:
         facts = {"file": str(out), "format": format, "precision": precision, "weights": weights}
