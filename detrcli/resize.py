@@ -200,6 +200,33 @@ class RaisedEdges(BoundedEdges):
 
 
 @dataclass(frozen=True)
+class PaddedEdges(BoundedEdges):
+    """The rule of EoMT: as BoundedEdges, and then padded at the right and the bottom to `size` x `max_size`."""
+
+    kind = "padded-edges"
+
+    def place(self, height: int, width: int) -> Placement:
+        inner = super().place(height, width)
+        return Placement(max(self.size, inner.height), max(self.max_size, inner.width), 0, 0, inner.height, inner.width)
+
+    def with_size(self, size: int | None, max_size: int | None) -> Self:
+        if max_size is not None:
+            raise UsageError(
+                f"{argument('max_size')}: this model takes images of a fixed size, set by {argument('size')} alone."
+            )
+        return self if size is None else self.grown(size)
+
+    def with_side(self, side: int) -> Self:
+        return self
+
+    def fits(self, multiple: int) -> bool:
+        return self.size == self.max_size and self.size % multiple == 0
+
+    def __str__(self) -> str:
+        return f"{self.max_size} x {self.size} pixels"
+
+
+@dataclass(frozen=True)
 class ScaledEdges(ShortestEdge):
     """The rule of torchvision's detectors: both sides are scaled by the same factor and truncated."""
 
@@ -280,3 +307,18 @@ class PaddedSquare(TargetSize):
     def place(self, height: int, width: int) -> Placement:
         side = max(height, width)
         return Placement(self.height, self.width, 0, 0, self.height * height / side, self.width * width / side)
+
+
+@dataclass(frozen=True)
+class InputSides:
+    """The sides of inputs that a model takes: all multiples of a number, or this number only."""
+
+    multiple: int = 1
+    fixed: bool = False
+
+    def take(self, resize: Resize) -> bool:
+        """Return whether the model takes every input of a rule."""
+        return resize.fits(self.multiple) and (not self.fixed or resize.side == self.multiple)
+
+    def __str__(self) -> str:
+        return f"{self.multiple} pixels long" if self.fixed else f"multiples of {self.multiple}"

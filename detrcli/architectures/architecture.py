@@ -17,7 +17,7 @@ from detrcli.losses.criterion import Loss
 from detrcli.losses.scoring import Scoring
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
-from detrcli.resize import Resize
+from detrcli.resize import InputSides, Resize
 from detrcli.segmentation.maps import Segmentation
 from detrcli.structures import Classes
 
@@ -164,9 +164,9 @@ class Architecture(ABC, Generic[C]):
         """Return whether the boxes of detections are clipped to the image, as by the published code."""
         return False
 
-    def side_multiple(self, config: C) -> int:
-        """Return the number of which both sides of the network's input must be multiples."""
-        return 1
+    def input_sides(self, config: C) -> InputSides:
+        """Return which sides of an input the network takes."""
+        return InputSides()
 
     def max_queries(self, config: C, resize: Resize) -> int | None:
         """Return the number of tokens from which queries are selected; None if the number of queries is not limited."""

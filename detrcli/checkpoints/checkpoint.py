@@ -40,10 +40,10 @@ class Checkpoint:
             raise WeightsError(
                 f"{self.source}: {len(self.classes)} class names for a model with {self.config.classes} classes."
             )
-        multiple, resize = self.architecture.side_multiple(self.config), self.preprocessing.resize
-        if not resize.fits(multiple):
+        sides, resize = self.architecture.input_sides(self.config), self.preprocessing.resize
+        if not sides.take(resize):
             raise WeightsError(
-                f"{self.source}: images are resized to {resize}, but both sides must be multiples of {multiple} for "
+                f"{self.source}: images are resized to {resize}, but both sides must be {sides} for "
                 "this model.\nThe size is that of its image processor (preprocessor_config.json)."
             )
         limit = self.architecture.max_queries(self.config, resize)
@@ -76,7 +76,7 @@ class Checkpoint:
 
         Raises UsageError for a size that the model does not take.
         """
-        before, multiple = self.preprocessing.resize, self.architecture.side_multiple(self.config)
+        before, sides = self.preprocessing.resize, self.architecture.input_sides(self.config)
 
         def with_size(size: int) -> Resize:
             return before.grown(size) if in_proportion else before.with_size(size, None)
@@ -86,14 +86,17 @@ class Checkpoint:
             return math.inf if limit is None else limit
 
         resize = before if size is None else with_size(size)
-        if size is not None and not resize.fits(multiple):
-            sizes = {n: with_size(n) for n in range(max(1, size - 2 * multiple), size + 2 * multiple)}
-            allowed = [n for n, r in sizes.items() if r.fits(multiple) and tokens(r) >= self.config.queries]
+        if size is not None and not sides.take(resize):
+            least, most = (
+                (sides.multiple,) * 2 if sides.fixed else (size - 2 * sides.multiple, size + 2 * sides.multiple)
+            )
+            sizes = {n: with_size(n) for n in range(max(1, least), most + 1)}
+            allowed = [n for n, r in sizes.items() if sides.take(r) and tokens(r) >= self.config.queries]
             nearest = sorted(sorted(allowed, key=lambda n: abs(n - size))[:2])
             remedy = f"\nUse {' or '.join(str(argument('size', n)) for n in nearest)}." if nearest else ""
             raise UsageError(
-                f"{argument('size', size)}: gives an input of {resize}, but both sides must be multiples of {multiple} "
-                f"for this model.{remedy}"
+                f"{argument('size', size)}: gives an input of {resize}, but both sides must be {sides} for this "
+                f"model.{remedy}"
             )
         if tokens(resize) < self.config.queries:
             raise UsageError(

@@ -1,6 +1,6 @@
 """Masks and maps as published with MaskFormer (arXiv 2107.06278): a query predicts a class and a mask, but no box."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from detrcli.errors import NOT_FINITE, DivergedError
 from detrcli.losses.scoring import Scoring
 from detrcli.resize import Placement
 from detrcli.run_lengths import MaskRows, encode
-from detrcli.segmentation.detr import CHUNK, confident_queries, first_of_stuff, input_pixels, segment_of
+from detrcli.segmentation.detr import CHUNK, ConfidentQuery, confident_queries, first_of_stuff, input_pixels, segment_of
 from detrcli.segmentation.maps import ImagePrediction, PanopticMap, Segmentation, SemanticMap
 from detrcli.structures import Classes, Detections
 
@@ -36,7 +36,7 @@ class MaskClassification(Segmentation):
         queries, indices = np.unique(detections.queries, return_inverse=True)
         counts: list[bytes] = []
         boxes, mask_scores = [np.zeros((0, 4), np.int64)], [np.zeros(0, np.float32)]
-        for logits in self._logits(predicted, torch.from_numpy(queries)):  # (n, h, w)
+        for logits in self.mask_logits(predicted, torch.from_numpy(queries)):  # (n, h, w)
             inside = logits > 0
             sums = (logits.sigmoid() * inside).flatten(1).sum(1)
             mask_scores.append((sums / (inside.flatten(1).sum(1) + 1e-6)).cpu().numpy())
@@ -68,45 +68,57 @@ class MaskClassification(Segmentation):
         claimed: list[int] = []  # pixels of each query, filled while `_argmax` consumes the products
 
         def products() -> Iterator[Tensor]:
-            for logits, chunk_scores in zip(self._logits(predicted, chosen), torch.split(scores, CHUNK), strict=True):
-                product = _resize(logits.sigmoid(), predicted.size).mul_(chunk_scores[:, None, None])
+            for logits, chunk_scores in zip(
+                self.mask_logits(predicted, chosen), torch.split(scores, CHUNK), strict=True
+            ):
+                product = resize_maps(logits.sigmoid(), predicted.size).mul_(chunk_scores[:, None, None])
                 claimed.extend((product >= MIN_PROBABILITY).flatten(1).sum(1).tolist())
                 yield product  # (n, height, width)
 
-        best = _argmax(products())
+        best = argmax(products())
         areas = np.bincount(best.ravel(), minlength=len(queries))
         # Rounded to float32 as published, in which 4/5 is above 0.8.
         shares = (areas / np.maximum(claimed, 1)).astype(np.float32)
         kept = (areas > 0) & (np.array(claimed) > 0) & (shares.astype(np.float64) > MIN_SHARE)
 
-        remaining = [queries[i] for i in np.flatnonzero(kept)]
-        firsts = first_of_stuff(remaining, classes)  # indices into `remaining`
-        id_of = {first: i + 1 for i, first in enumerate(dict.fromkeys(firsts))}
-        ids = np.zeros(len(queries), dtype=np.int32)  # of each query's segment
-        ids[kept] = [id_of[first] for first in firsts]
-        map_ = ids[best]
-        segments = [segment_of(id_, remaining[first], map_ == id_, classes) for first, id_ in id_of.items()]
-        return PanopticMap(map_, segments)
+        return segments_map(queries, kept, best, classes)
 
     @torch.no_grad()
     def semantic(self, predicted: ImagePrediction, classes: Classes, scoring: Scoring) -> SemanticMap:
         """Return the class of every pixel with the highest sum, over all queries, of class times mask probability."""
         class_probabilities = scoring.probabilities(predicted.prediction.logits[predicted.image])  # (Q, K)
-        logits = torch.cat(list(self._logits(predicted, torch.arange(len(class_probabilities)))))  # (Q, h, w)
+        logits = torch.cat(list(self.mask_logits(predicted, torch.arange(len(class_probabilities)))))  # (Q, h, w)
         sums = torch.einsum("bqk,bqhw->bkhw", class_probabilities[None], logits.sigmoid()[None])[0]  # (K, h, w)
-        return SemanticMap.of(_argmax(_resize(chunk, predicted.size) for chunk in torch.split(sums, CHUNK)), classes)
+        return SemanticMap.of(argmax(resize_maps(chunk, predicted.size) for chunk in torch.split(sums, CHUNK)), classes)
 
-    def _logits(self, predicted: ImagePrediction, queries: Tensor) -> Iterator[Tensor]:
+    def mask_logits(self, predicted: ImagePrediction, queries: Tensor) -> Iterator[Tensor]:
         """Yield the mask logits (n, h, w) of at most CHUNK queries at a time."""
         queries = queries.to(predicted.prediction.logits.device)
         for chunk in torch.split(queries, CHUNK) if len(queries) else ():
             logits = predicted.masks(torch.full_like(chunk, predicted.image), chunk)
             if not logits.isfinite().all():  # otherwise a mask of NaN would count as empty
                 raise DivergedError(NOT_FINITE)
-            yield logits if self.side is None else _resize(logits, (self.side, self.side))
+            yield logits if self.side is None else resize_maps(logits, (self.side, self.side))
 
 
-def _argmax(chunks: Iterable[Tensor]) -> np.ndarray:
+def segments_map(
+    queries: Sequence[ConfidentQuery], kept: np.ndarray, best: np.ndarray, classes: Classes
+) -> PanopticMap:
+    """Return the map of the kept queries, (n,) bool, from the index of the best query at every pixel.
+
+    Pixels of other queries, and those with an index of -1, have no segment.
+    """
+    remaining = [queries[i] for i in np.flatnonzero(kept).tolist()]
+    firsts = first_of_stuff(remaining, classes)  # indices into `remaining`
+    id_of = {first: i + 1 for i, first in enumerate(dict.fromkeys(firsts))}
+    ids = np.zeros(len(queries) + 1, dtype=np.int32)  # of each query's segment
+    ids[:-1][kept] = [id_of[first] for first in firsts]
+    map_ = ids[best]
+    segments = [segment_of(id_, remaining[first], map_ == id_, classes) for first, id_ in id_of.items()]
+    return PanopticMap(map_, segments)
+
+
+def argmax(chunks: Iterable[Tensor]) -> np.ndarray:
     """Return the index of the highest map at every pixel, the first of equal maps, from chunks (n, height, width)."""
     values, indices, count = torch.tensor(-torch.inf), torch.tensor(0), 0
     for maps in chunks:
@@ -117,6 +129,6 @@ def _argmax(chunks: Iterable[Tensor]) -> np.ndarray:
     return indices.cpu().numpy()  # (height, width)
 
 
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize maps (n, h, w) to (n, height, width)."""
     return F.interpolate(maps[None], size=size, mode="bilinear")[0]

@@ -22,13 +22,16 @@ EXACT: dict[str, Any] = {"size": {"height": 84, "width": 71}}
 EDGES: dict[str, Any] = {"size": {"shortest_edge": 61, "longest_edge": 97}}
 INSIDE: dict[str, Any] = {"size": {"max_height": 90, "max_width": 77}}
 LIKE_DETR = [name for name in PROCESSORS if not name.startswith("Owl")]
+FEW = ["DetrImageProcessor", "RfDetrImageProcessor", "YolosImageProcessor", "Mask2FormerImageProcessor"]
 CASES = [
     *((name, EXACT) for name in PROCESSORS),
     *((name, EDGES) for name in LIKE_DETR),
-    *((name, {**INSIDE, "size_divisor": 0}) for name in LIKE_DETR),
+    *((name, {**INSIDE, "size_divisor": 0}) for name in FEW),
     *((name, {**EXACT, "do_normalize": False}) for name in PROCESSORS),
     *((name, {**EXACT, "resample": 3, "size_divisor": 8}) for name in PROCESSORS),
-    *((name, {**EDGES, "resample": 0}) for name in LIKE_DETR),
+    *((name, {**EDGES, "resample": 0}) for name in FEW),
+    ("EomtImageProcessor", {"size": {"shortest_edge": 70, "longest_edge": 70}, "do_pad": True}),
+    ("EomtImageProcessor", {**EDGES, "do_pad": True}),
 ]
 
 

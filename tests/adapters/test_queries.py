@@ -85,8 +85,9 @@ def test_kept_queries_predict_the_same(name: str) -> None:
     assert torch.equal(first.boxes, second.boxes)
 
 
-@pytest.mark.parametrize("name", slow_but("yolos", names=ROWS))
-@pytest.mark.parametrize("queries", [pytest.param(7, marks=pytest.mark.slow), 31])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("queries", [7, 31])
 def test_training(name: str, queries: int, data: Path, detr: Detr) -> None:
     more = ("--set", f"queries={queries}")
     shown = detr("train", data, "--weights", folder_of(name), "--out", "run", *QUICK, *more).ok()

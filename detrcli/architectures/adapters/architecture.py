@@ -37,7 +37,7 @@ from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Scoring, Sigmoid, Softmax
 from detrcli.losses.terms import class_cost, giou_cost, l1_cost
 from detrcli.model.inspectable import Inspectable
-from detrcli.resize import ExactSize, PaddedSquare, Resize
+from detrcli.resize import ExactSize, InputSides, PaddedSquare, Resize
 from detrcli.structures import Classes
 
 T = TypeVar("T", bound=TransformersConfig)
@@ -71,8 +71,9 @@ class TransformersArchitecture(Architecture[T]):
     def summary(self, config: T) -> str:
         return str(config.family.title)
 
-    def side_multiple(self, config: T) -> int:
-        return max(1, config.family.side_multiple(json.loads(config.facts)))
+    def input_sides(self, config: T) -> InputSides:
+        family = config.family
+        return InputSides(max(1, family.side_multiple(json.loads(config.facts))), family.fixed_side)
 
     def read(self, folder: Path, source: str, phrases: Sequence[str]) -> ImportedModel:
         model_type = library.model_type_of(folder, source, has_masks=self.network.has_masks)

@@ -50,6 +50,7 @@ class Family:
     side: str = ""  # where the config has the side of the input, for models with a fixed input size
     # Of which both sides of the input must be multiples, computed from the content of config.json.
     side_multiple: Callable[[Mapping[str, Any]], int] = lambda facts: 1
+    fixed_side: bool = False  # whether both sides must equal this number
     backbone: str = "model.backbone"
     masked: bool = True  # whether the network takes a padding mask
     queries: str = "num_queries"  # where the config has their number; empty if each patch of the image is a query
@@ -105,6 +106,9 @@ class MaskFamily(Family):
     # The matching cost: where the config has the weight of the class term (if empty, 1), and the term of masks.
     class_weight: str = "class_weight"
     mask_term: Literal["cross-entropy", "focal"] = "cross-entropy"
+    auxiliary: bool = True  # whether the network can return the predictions of all layers
+    # Detections and maps: pairs of query and class, or, for EoMT, the best class of each query.
+    postprocessing: Literal["pairs", "encoder"] = "pairs"
     recipe: Mapping[str, Any] = field(default_factory=dict)  # default training settings
 
 
@@ -235,6 +239,12 @@ _MASKFORMER = MaskFamily(
     backbone="model.pixel_level_module.encoder", masked=False, class_weight="", mask_term="focal",
     recipe={**_RECIPE, "grad_clip": 0.01}, default=DefaultModel(101_793_403, 771.8, 800, 1088),
 )
+_EOMT = MaskFamily(
+    title="EoMT", processor="EomtImageProcessor", side="image_size", side_multiple=lambda facts: facts["image_size"],
+    fixed_side=True, backbone="embeddings", masked=False, auxiliary=False, postprocessing="encoder",
+    recipe={**_RECIPE, "lr_backbone": 1e-4, "weight_decay": 0.05, "weight_decay_on": "matrices", "grad_clip": 0.01},
+    default=DefaultModel(0, 0, 640, 640),
+)
 MASK_FAMILIES: Mapping[str, MaskFamily] = {
     "mask2former": replace(
         _MASKFORMER, title="Mask2Former", processor="Mask2FormerImageProcessor", queries="num_queries",
@@ -244,5 +254,7 @@ MASK_FAMILIES: Mapping[str, MaskFamily] = {
         published=PublishedAP("R50, of masks", 43.7, "2112.01527"),
     ),
     "maskformer": _MASKFORMER,
+    "eomt": _EOMT,
+    "eomt_dinov3": replace(_EOMT, title="EoMT-DINOv3", default=DefaultModel(0, 0, 640, 640)),
 }
 # fmt: on

@@ -22,6 +22,7 @@ from detrcli.losses.scoring import Softmax
 from detrcli.losses.terms import class_cost
 from detrcli.model.inspectable import NoAttention, Stage
 from detrcli.model.masks import QueryMasks
+from detrcli.segmentation.encoder_masks import EncoderMasks
 from detrcli.segmentation.mask_classification import MaskClassification
 from detrcli.structures import Batch, Output, QueryGroup, Target
 
@@ -52,14 +53,16 @@ class MaskNetwork(TransformersNetwork):
         self.loss_parts: Mapping[str, Tensor] = {}
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
-        labels = {}
+        labels: dict[str, list[Tensor]] = {}
         if self.training and targets is not None:
             labels = {
                 "class_labels": [target.labels for target in targets],
                 "mask_labels": [_padded(target.masks, batch) for target in targets],
             }
-        layers = targets is not None and not self.training
-        output = self.network(pixel_values=batch.images, **labels, output_auxiliary_logits=layers)
+        layers = self.family.auxiliary and targets is not None and not self.training
+        output = self.network(
+            pixel_values=batch.images, **labels, **({"output_auxiliary_logits": True} if layers else {})
+        )
         auxiliary = (output.auxiliary_logits or ()) if layers else ()
         classes = [*(layer["class_queries_logits"] for layer in auxiliary), output.class_queries_logits]
         masks = [*(layer["masks_queries_logits"] for layer in auxiliary), output.masks_queries_logits]
@@ -107,10 +110,12 @@ class MaskClassifierArchitecture(TransformersFolder[MaskConfig]):
     network = MaskNetwork
     recipe_uses_data = True
 
-    def scoring(self, config: MaskConfig) -> PairsOfSoftmax:
-        return PairsOfSoftmax()
+    def scoring(self, config: MaskConfig) -> Softmax:
+        return PairsOfSoftmax() if config.family.postprocessing == "pairs" else Softmax()
 
     def segmentation(self, config: MaskConfig) -> MaskClassification:
+        if config.family.postprocessing == "encoder":
+            return EncoderMasks()
         return MaskClassification(side=config.family.side_of_masks)
 
     def make_loss(self, config: MaskConfig, loss: LossConfig) -> OwnLoss:

@@ -10,7 +10,7 @@ from detrcli.architectures.adapters.families import Family
 from detrcli.architectures.adapters.library import LOCAL, import_transformers, loading
 from detrcli.config import Preprocessing
 from detrcli.errors import WeightsError
-from detrcli.resize import BoundedEdges, ExactSize, FitInside, PaddedSquare, RaisedEdges, Resize
+from detrcli.resize import BoundedEdges, ExactSize, FitInside, PaddedEdges, PaddedSquare, RaisedEdges, Resize
 
 PROCESSOR = "preprocessor_config.json"
 WITH_TOKENIZER = "processor_config.json"  # instead, if the processor includes a tokenizer
@@ -27,6 +27,7 @@ class Steps:
     pads_first: bool = False  # pads to a square, blurs, and then resizes with a bilinear filter
     round_down_to: int = 1  # sides are rounded down to multiples of this
     rounds_up: bool = False  # sides are rounded up to multiples of the setting `size_divisor`
+    pads_to_size: bool = False  # with the setting `do_pad`, images are padded to the size after they are resized
 
 
 PROCESSORS: Mapping[str, Steps] = {
@@ -41,6 +42,7 @@ PROCESSORS: Mapping[str, Steps] = {
     "Owlv2ImageProcessor": Steps(antialias=False, rescale_first=True, pads_first=True),
     "MaskFormerImageProcessor": Steps(rounds_up=True),
     "Mask2FormerImageProcessor": Steps(rounds_up=True),
+    "EomtImageProcessor": Steps(pads_to_size=True),
 }
 
 
@@ -82,6 +84,7 @@ def preprocessing_of(processor: Any, source: str) -> Preprocessing:
         f"rescale_factor is {processor.rescale_factor}": abs(processor.rescale_factor - 1 / 255) > 1e-9,
         "images are padded or cropped": getattr(processor, "pad_size", None) or getattr(processor, "do_center_crop", 0),
         f"the filter is {resample}": resample not in FILTERS,
+        "images are split for semantic segmentation (do_split_image)": getattr(processor, "do_split_image", False),
     }
     for problem, present in unsupported.items():
         if present:
@@ -92,6 +95,8 @@ def preprocessing_of(processor: Any, source: str) -> Preprocessing:
         if not (isinstance(rule, ExactSize) and processor.do_pad):
             raise WeightsError(f"{source}: {PROCESSOR}: images must be padded to a square of one size.")
         rule = PaddedSquare(rule.height, rule.width)
+    if steps.pads_to_size and processor.do_pad and isinstance(rule, BoundedEdges):
+        rule = PaddedEdges(rule.size, rule.max_size)
     colors: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     if processor.do_normalize:
         colors = {name: tuple(map(float, getattr(processor, f"image_{name}"))) for name in colors}
