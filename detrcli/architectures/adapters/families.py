@@ -243,7 +243,7 @@ _EOMT = MaskFamily(
     title="EoMT", processor="EomtImageProcessor", side="image_size", side_multiple=lambda facts: facts["image_size"],
     fixed_side=True, backbone="embeddings", masked=False, auxiliary=False, postprocessing="encoder",
     recipe={**_RECIPE, "lr_backbone": 1e-4, "weight_decay": 0.05, "weight_decay_on": "matrices", "grad_clip": 0.01},
-    default=DefaultModel(0, 0, 640, 640),
+    default=DefaultModel(316_561_411, 1389.3, 640, 640),
 )
 MASK_FAMILIES: Mapping[str, MaskFamily] = {
     "mask2former": replace(
@@ -255,6 +255,6 @@ MASK_FAMILIES: Mapping[str, MaskFamily] = {
     ),
     "maskformer": _MASKFORMER,
     "eomt": _EOMT,
-    "eomt_dinov3": replace(_EOMT, title="EoMT-DINOv3", default=DefaultModel(0, 0, 640, 640)),
+    "eomt_dinov3": replace(_EOMT, title="EoMT-DINOv3", default=DefaultModel(314_898_435, 1389.3, 640, 640)),
 }
 # fmt: on
