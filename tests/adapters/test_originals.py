@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from here import Detr, all_detections
@@ -17,45 +16,35 @@ from originals import (
     HGNET,
     MODELS,
     NAMES,
-    R50,
-    RESNET,
     RF_DETR,
+    check_detections,
     original_names,
+    photo,
     randomize,
     rf_detr,
     rf_detr_files,
-    rt_detr,
+    saved,
+    zeros,
 )  # fmt: skip
 from PIL import Image
-from pycocotools import mask as rle
-from torch import Tensor, nn
+from torch import nn
 
 from detrcli.architectures.adapters.originals.rf_detr import class_names
 from detrcli.checkpoints import coco
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.load import load_checkpoint
-from detrcli.data.shapes import scene
 from detrcli.errors import WeightsError
 from detrcli.resize import ExactSize
 from detrcli.structures import Batch
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the package rfdetr
-QUICK = {"rtdetr_r18vd.pth", "dfine_n_coco.pth", "LWDETR_tiny.pth"}
+QUICK = ("rtdetr_r18vd.pth", "dfine_n_coco.pth", "LWDETR_tiny.pth")
 
 
 def network_of(model_type: str, facts: Mapping[str, Any]) -> Any:
     config = transformers.AutoConfig.for_model(model_type, **facts)
     return randomize(transformers.AutoModelForObjectDetection.from_config(config))
-
-
-def saved(path: Path, content: object) -> str:
-    torch.save(content, path)
-    return str(path)
-
-
-def zeros(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
 
 
 @torch.no_grad()
@@ -71,9 +60,7 @@ def check_equal(checkpoint: Checkpoint, network: nn.Module, side: int = 320) -> 
     torch.testing.assert_close(ours.boxes, theirs.pred_boxes, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "file", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
-)
+@pytest.mark.parametrize("file", QUICK)
 def test_a_checkpoint_equals_the_model_of_transformers(file: str, tmp_path: Path) -> None:
     """Averaged weights are preferred, as in the repositories' tools."""
     model_type, facts, rules = MODELS[file]
@@ -85,16 +72,6 @@ def test_a_checkpoint_equals_the_model_of_transformers(file: str, tmp_path: Path
     check_equal(checkpoint, network, 640 if model_type == "lw_detr" else 320)
     assert checkpoint.classes.names.tolist() == (coco.NAMES if model_type == "lw_detr" else coco.NAMED)
     assert checkpoint.preprocessing.resize == ExactSize(640, 640)
-
-
-@pytest.mark.slow
-def test_an_rt_detr_that_is_evaluated_after_its_third_layer(tmp_path: Path) -> None:
-    """The repositories evaluate `r50vd_m` there; transformers would compute all six layers."""
-    trained = network_of("rt_detr", rt_detr(R50, hidden_expansion=0.5))
-    tensors = original_names(trained, RESNET)
-    evaluated = network_of("rt_detr", rt_detr(R50, hidden_expansion=0.5, decoder_layers=3))
-    evaluated.load_state_dict(trained.state_dict(), strict=False)
-    check_equal(load_checkpoint(saved(tmp_path / "rtdetr_r50vd_m.pth", {"model": tensors})), evaluated)
 
 
 def test_convert_writes_a_folder_for_transformers(detr: Detr, tmp_path: Path) -> None:
@@ -194,27 +171,6 @@ def package_model(package: Any, name: str, **settings: Any) -> Any:
     model = getattr(package, name)(pretrain_weights=None, device="cpu", **settings)
     randomize(model.model.model)
     return model
-
-
-def photo(path: Path) -> Path:
-    """Save an image whose sides are not those of the network's input."""
-    image = Image.fromarray(scene(7, 3, 400).pixels).resize((437, 291))
-    image.save(path)
-    return path
-
-
-def check_detections(ours: Any, theirs: Any) -> None:
-    """Compare scores, classes, boxes and masks, in any order of nearly equal scores; masks within a cell."""
-    boxes, scores, labels, masks = theirs
-    assert len(ours) == len(scores) > 20
-    left = set(range(len(scores)))
-    for entry in ours:
-        near = (np.abs(boxes - entry["box"]).max(1) < 0.05) & (np.abs(scores - entry["score"]) < 1e-3)
-        (number, *_) = left & set(np.flatnonzero(near & (labels == entry["category_id"])).tolist())
-        left.remove(number)
-        if masks is not None:
-            mask = rle.decode({**entry["mask"], "counts": entry["mask"]["counts"].encode()})
-            assert (mask != masks[number]).sum() <= 16  # of the pixels of a cell at most
 
 
 FILES = ("published", "1.0", "1.1 total", "1.2 bundle", "1.6", "1.7", "1.8", "1.11 ckpt")

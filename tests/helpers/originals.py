@@ -3,11 +3,17 @@
 import re
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
+from pycocotools import mask as rle
 from torch import Tensor, nn
+
+from detrcli.data.shapes import scene
 
 Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 QKV = r"(.*self_attn)\.([qkv])_proj\.(weight|bias)"
@@ -223,6 +229,12 @@ MODELS: Mapping[str, tuple[str, dict[str, Any], Rules]] = {
     "rtdetr_r101vd.pth": (
         "rt_detr", rt_detr((3, 4, 23, 3), **_WIDE, decoder_in_channels=[384] * 3), RESNET,
     ),
+    "rtdetr_r50vd_m.pth": ("rt_detr", rt_detr(R50, hidden_expansion=0.5, decoder_layers=3), RESNET),
+    "rtdetrv2_r50vd_m.pth": ("rt_detr_v2", rt_detr(R50, hidden_expansion=0.5, decoder_layers=3), RESNET),
+    "rtdetrv2_r34vd.pth": ("rt_detr_v2", rt_detr(R34, basic=True, decoder_layers=4), RESNET),
+    "rtdetrv2_r101vd.pth": (
+        "rt_detr_v2", rt_detr((3, 4, 23, 3), **_WIDE, decoder_in_channels=[384] * 3), RESNET,
+    ),
     "rtdetrv2_r18vd.pth": ("rt_detr_v2", rt_detr(R18, basic=True, decoder_layers=3), RESNET),
     "rtdetrv2_r50vd.pth": ("rt_detr_v2", rt_detr(R50), RESNET),
     "rtdetrv2_r18vd_dsp.pth": (
@@ -243,6 +255,8 @@ MODELS: Mapping[str, tuple[str, dict[str, Any], Rules]] = {
     "dfine_x_coco.pth": ("d_fine", d_fine(*B5, [3, 6, 3], affine=False, **_WIDE), HGNET),
     "LWDETR_tiny.pth": ("lw_detr", lw_detr(192, 6, queries=100), LW_DETR),
     "LWDETR_small.pth": ("lw_detr", lw_detr(192, 10), LW_DETR),
+    "LWDETR_medium.pth": ("lw_detr", lw_detr(384, 10), LW_DETR),
+    "LWDETR_xlarge.pth": ("lw_detr", lw_detr(768, 10, large=True), LW_DETR),
     "LWDETR_large.pth": ("lw_detr", lw_detr(384, 10, large=True), LW_DETR),
 }  # fmt: skip
 
@@ -291,3 +305,33 @@ def rf_detr_files(tensors: Mapping[str, Tensor], architecture: Mapping[str, Any]
         },
         "1.11 ckpt": {**lightning, "state_dict": compiled, "model_name": name, "model_config": dict(architecture)},
     }  # fmt: skip
+
+
+def saved(path: Path, content: object) -> str:
+    torch.save(content, path)
+    return str(path)
+
+
+def zeros(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+
+
+def photo(path: Path) -> Path:
+    """Save an image whose sides are not those of the network's input."""
+    image = Image.fromarray(scene(7, 3, 400).pixels).resize((437, 291))
+    image.save(path)
+    return path
+
+
+def check_detections(ours: Any, theirs: Any) -> None:
+    """Compare scores, classes, boxes and masks, in any order of nearly equal scores; masks within a cell."""
+    boxes, scores, labels, masks = theirs
+    assert len(ours) == len(scores) > 20
+    left = set(range(len(scores)))
+    for entry in ours:
+        near = (np.abs(boxes - entry["box"]).max(1) < 0.05) & (np.abs(scores - entry["score"]) < 1e-3)
+        (number, *_) = left & set(np.flatnonzero(near & (labels == entry["category_id"])).tolist())
+        left.remove(number)
+        if masks is not None:
+            mask = rle.decode({**entry["mask"], "counts": entry["mask"]["counts"].encode()})
+            assert (mask != masks[number]).sum() <= 16  # of the pixels of a cell at most

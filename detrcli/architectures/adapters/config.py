@@ -55,9 +55,9 @@ class ClosedSetConfig(TransformersConfig):
     def selected(self) -> int:
         """The number of pairs of query and class that become detections, for models with a sigmoid."""
         facts = json.loads(self.facts)
-        # RF-DETR's own checkpoints have a number for their number of queries, which transformers ignores.
+        # Own checkpoints of RF-DETR and LW-DETR have a number for their queries, which transformers ignores.
         chosen = facts.get("num_select") if facts.get("num_queries") == self.queries else None
-        return self.family.detections or chosen or self.queries
+        return chosen or self.family.detections or self.queries
 
     def library_config(self) -> Any:
         config = super().library_config()

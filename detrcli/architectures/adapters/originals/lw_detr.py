@@ -57,6 +57,7 @@ class LwDetr(Repository):
         hidden, _, patch, _ = shape(tensors, "backbone.0.encoder.patch_embed.proj.weight", source)
         groups = count(tensors, r"transformer\.enc_output\.(\d+)\.")
         large = width == 384  # large and xlarge: two levels, and more heads
+        queries = shape(tensors, "refpoint_embed.weight", source)[0] // max(groups, 1)
         config = {
             "d_model": width,
             "decoder_layers": count(tensors, r"transformer\.decoder\.layers\.(\d+)\."),
@@ -64,7 +65,8 @@ class LwDetr(Repository):
             "decoder_cross_attention_heads": 24 if large else 16,
             "decoder_n_points": 4 if large else 2,
             "decoder_ffn_dim": shape(tensors, "transformer.decoder.layers.0.linear1.weight", source)[0],
-            "num_queries": shape(tensors, "refpoint_embed.weight", source)[0] // max(groups, 1),
+            "num_queries": queries,
+            "num_select": queries,
             "group_detr": groups,
             "num_labels": rows,
             "dropout": 0.0,

@@ -163,8 +163,9 @@ class DFine(Repository):
         """Convert a checkpoint. DEIM differs from D-FINE in its activations, which the file's name alone tells."""
         if any(".swish_ffn." in name for name in tensors):
             raise WeightsError(
-                f"{source}: a DEIMv2 of its own repository, for which transformers computes another function.\n"
-                "DEIMv2 models in the format of transformers load with hf:OWNER/NAME."
+                f"{source}: a DEIMv2 of its own repository. transformers computes another function: ReLU "
+                "instead of SiLU in the heads, a projection before them, and a query position per decoder layer.\n"
+                "DEIMv2 models in the format of transformers load: deimv2-n, or hf:OWNER/NAME."
             )
         stem = shape(tensors, "backbone.stem.stem1.conv.weight", source)[0]
         stem_end = shape(tensors, "backbone.stem.stem4.conv.weight", source)[0]
