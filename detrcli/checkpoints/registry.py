@@ -143,7 +143,7 @@ def unknown_weights(source: str) -> WeightsError:
 
 def unknown_model(name: str, presets: Sequence[str]) -> UsageError:
     """Return the error for a name that is not the name of a preset. Named weights are proposed as weights."""
-    problem = f"{argument('model', name)}: not a model that is built here."
+    problem = f"{argument('model', name)}: unknown model."
     text, weights = _similar(name, [*PUBLISHED, *CATALOG])
     _, models = _similar(name, presets)
     if text:

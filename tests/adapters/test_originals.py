@@ -121,6 +121,11 @@ def test_unsupported_models_are_named(name: str, reason: str, tmp_path: Path) ->
         load_checkpoint(saved(tmp_path / "model.pth", {"model": tensors}))
 
 
+def test_a_deimv2_in_the_format_of_its_repository(tmp_path: Path, detr: Detr) -> None:
+    (tmp_path / "config.json").write_text('{"DEIMTransformer": {}, "HybridEncoder": {}}')
+    detr("predict", photo(tmp_path / "photo.png"), "--weights", tmp_path).fails(4, "DEIMv2", "SiLU")
+
+
 @pytest.mark.parametrize(
     "change",
     [

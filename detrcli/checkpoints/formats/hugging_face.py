@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from detrcli.architectures import architectures
+from detrcli.architectures.adapters.originals.rt_detr import DEIMV2
 from detrcli.architectures.architecture import Architecture, ImportedModel
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.coco import things_among
@@ -32,6 +33,8 @@ def imported_types() -> dict[str, Architecture[Any]]:
 def load(folder: Path, source: str, phrases: Sequence[str] = ()) -> Checkpoint:
     """Read a folder. The phrases are the classes of an open-vocabulary model; without phrases, it raises UsageError."""
     facts = _read_json(folder / CONFIG, source)
+    if "DEIMTransformer" in facts:
+        raise WeightsError(DEIMV2.format(source))
     architecture = None
     try:
         types = imported_types()

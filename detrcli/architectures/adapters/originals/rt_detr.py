@@ -9,6 +9,11 @@ from torch import Tensor
 from detrcli.architectures.adapters.originals.conversion import Converted, Repository, Rules, count, rename, shape
 from detrcli.errors import WeightsError
 
+DEIMV2 = (
+    "{}: a DEIMv2 of its own repository. transformers computes another function: ReLU instead of SiLU in the heads, a "
+    "projection before them, and a query position per decoder layer.\n"
+    "DEIMv2 models in the format of transformers load: deimv2-n, or hf:OWNER/NAME."
+)
 SIZE = {"height": 640, "width": 640}
 LEVELS, HEADS = 3, 8
 ENCODER_LAYER, DECODER_LAYER = "encoder.encoder.0.layers.0.", "decoder.decoder.layers.0."
@@ -162,11 +167,7 @@ class DFine(Repository):
     def convert(self, tensors: Mapping[str, Tensor], content: Mapping[str, Any], file: str, source: str) -> Converted:
         """Convert a checkpoint. DEIM differs from D-FINE in its activations, which the file's name alone tells."""
         if any(".swish_ffn." in name for name in tensors):
-            raise WeightsError(
-                f"{source}: a DEIMv2 of its own repository. transformers computes another function: ReLU "
-                "instead of SiLU in the heads, a projection before them, and a query position per decoder layer.\n"
-                "DEIMv2 models in the format of transformers load: deimv2-n, or hf:OWNER/NAME."
-            )
+            raise WeightsError(DEIMV2.format(source))
         stem = shape(tensors, "backbone.stem.stem1.conv.weight", source)[0]
         stem_end = shape(tensors, "backbone.stem.stem4.conv.weight", source)[0]
         if (stem, stem_end) not in HGNETS:
