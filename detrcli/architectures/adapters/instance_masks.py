@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from detrcli.losses.masks import mask_cost, pairwise_cross_entropy, pairwise_dic
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.model.masks import QueryMasks, probability_shares
 from detrcli.segmentation.instances import InstanceSegmentation
-from detrcli.structures import Batch, Output, Target
+from detrcli.structures import Batch, Output, QueryGroup, Target
 
 
 @dataclass(frozen=True)
@@ -53,27 +54,22 @@ class InstanceNetwork(AdaptedNetwork):
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
         output = super().forward(batch, targets)
+        if torch.compiler.is_exporting():
+            return output
         # Detached: the loss is in the output, and tensors without a gradient would stop distributed training.
         layers = [logits[:, : self.queries].detach() for logits in self.mask_logits]
-        masks = self.proposal_masks
-        proposal_masks = None if masks is None else [masks[:, : self.queries].detach()]
+        proposals = None if self.proposal_masks is None else [self.proposal_masks[:, : self.queries].detach()]
         self.mask_logits, self.proposal_masks = (), None
-        height, width = batch.images.shape[-2:]
-
-        def of_queries(images: Tensor, queries: Tensor) -> Tensor:
-            return layers[-1][images, queries]  # (P, h, w)
-
-        def shares(images: Tensor, queries: Tensor) -> Tensor:
-            return probability_shares(of_queries(images, queries))  # masks are products of queries and cells
-
-        return replace(
-            output,
-            decoder=replace(output.decoder, masks=QueryMasks((height, width), of_queries, shares), mask_logits=layers),
-            others=tuple(
-                replace(group, mask_logits=proposal_masks) if group.name == "proposals" else group
-                for group in output.others
-            ),
+        groups = (
+            replace(group, mask_logits=proposals) if group.name == "proposals" else group for group in output.others
         )
+        decoder = replace(output.decoder, masks=query_masks(layers[-1], batch), mask_logits=layers)
+        return replace(output, decoder=decoder, others=tuple(groups))
+
+    def last_layer(self, batch: Batch) -> Output:
+        output = self.network(**self.inputs(batch))
+        decoder = QueryGroup("decoder", output.logits[None], output.pred_boxes[None])
+        return Output(decoder).with_masks(query_masks(output.pred_masks, batch))
 
     def _record(
         self,
@@ -109,6 +105,19 @@ class InstanceNetwork(AdaptedNetwork):
             for terms in ("loss_ce", ("loss_bbox", "loss_giou"))
         )
         return config.class_loss_coefficient * classes + boxes, parts, auxiliary
+
+
+def query_masks(logits: Tensor, batch: Batch) -> QueryMasks:
+    """Return masks by their logits (B, Q, h, w)."""
+    height, width = batch.images.shape[-2:]
+
+    def of_queries(images: Tensor, queries: Tensor) -> Tensor:
+        return logits[images, queries]  # (P, h, w)
+
+    def shares(images: Tensor, queries: Tensor) -> Tensor:
+        return probability_shares(of_queries(images, queries))  # masks are products of queries and cells
+
+    return QueryMasks((height, width), of_queries, shares)
 
 
 class InstanceArchitecture(DetectorArchitecture):

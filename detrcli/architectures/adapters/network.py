@@ -118,8 +118,7 @@ class AdaptedNetwork(TransformersNetwork):
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
         if torch.compiler.is_exporting():
-            output = self.network(**self.inputs(batch))
-            return Output(QueryGroup("decoder", output.logits[None], output.pred_boxes[None]))
+            return self.last_layer(batch)
         labels = [self.labels(target, batch) for target in targets or ()]
         self.computes_loss = self.training and targets is not None
         with self._as_in_training(denoising=bool(labels)), self._recording_hidden_states():
@@ -138,6 +137,11 @@ class AdaptedNetwork(TransformersNetwork):
         named = {} if output.loss is None else {TOTAL: output.loss, **output.loss_dict}
         matching = slice(first, first + self.queries)  # other groups of the same queries may follow
         return Output(QueryGroup("decoder", logits[:, :, matching], boxes[:, :, matching]), tuple(others), named)
+
+    def last_layer(self, batch: Batch) -> Output:
+        """Return the predictions of the last layer, without recording those of the others."""
+        output = self.network(**self.inputs(batch))
+        return Output(QueryGroup("decoder", output.logits[None], output.pred_boxes[None]))
 
     def labels(self, target: Target, batch: Batch) -> dict[str, Tensor]:
         """Return a target in the terms of the loss."""
