@@ -10,7 +10,8 @@ from detrcli.checkpoints.load import load_checkpoint
 from detrcli.checkpoints.phrases import phrases_of
 from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector
-from detrcli.inference.export import CPU, Runtime, read_exported, runtime_of
+from detrcli.inference.export import Runtime, read_exported, runtime_of
+from detrcli.inference.verification import CPU
 from detrcli.messages import argument
 from detrcli.reporter import SILENT, Reporter
 from detrcli.system.devices import find_device

@@ -21,7 +21,6 @@ TOTAL = "loss"  # name of the total loss in an output; the names of its parts st
 class ForeignNetwork(DetectionTransformer):
     """A network that another library builds and computes, together with its loss."""
 
-    variable_batch_size = False  # their code reads the batch size, and an export would fix it
     find_unused_parameters = True  # denoising embeddings in a batch without objects, and others
     casts_by_layer = False
     network: Any

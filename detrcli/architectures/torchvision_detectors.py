@@ -70,6 +70,8 @@ class TorchvisionDetector(ForeignNetwork):
     architectures have them. In torchvision the background is first, and each anchor has rows of its own.
     """
 
+    not_exportable = "non-maximum suppression of torchvision keeps a number of boxes that depends on the image"
+
     def __init__(self, config: TorchvisionConfig) -> None:
         from torchvision.models import get_model
         from torchvision.models.detection.transform import GeneralizedRCNNTransform

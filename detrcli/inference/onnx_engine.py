@@ -10,7 +10,8 @@ import torch
 
 from detrcli.errors import WeightsError
 from detrcli.inference.description import KEY, shapes_of
-from detrcli.inference.export import INPUT, OUTPUTS, ExportedEngine
+from detrcli.inference.export import ExportedEngine
+from detrcli.inference.tracing import INPUT, OUTPUTS
 
 PREFIX = "detr."  # of keys in the file's metadata
 
@@ -62,5 +63,6 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
 def open_engine(path: Path, precision: str | None = None) -> ExportedEngine:
     """Return an engine for a file. Its precision is that of the file."""
     session = _session(path)
-    single = session.get_inputs()[0].shape[0] == 1
-    return ExportedEngine(lambda images: session.run(list(OUTPUTS), {INPUT: images}), single)
+    height, width = session.get_inputs()[0].shape[2:]  # names if variable
+    size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    return ExportedEngine(lambda images: session.run(list(OUTPUTS), {INPUT: images}), size)

@@ -12,7 +12,8 @@ import torch
 
 from detrcli.errors import WeightsError
 from detrcli.inference.description import KEY as DESCRIPTION
-from detrcli.inference.export import INPUT, OUTPUTS, PRECISION, ExportedEngine
+from detrcli.inference.export import PRECISION, ExportedEngine
+from detrcli.inference.tracing import INPUT, OUTPUTS
 
 KEY = "detr"  # of the header in the IR's runtime information
 
@@ -20,9 +21,6 @@ KEY = "detr"  # of the header in the IR's runtime information
 def write(program: Any, header: Mapping[str, str], description: str, path: Path, precision: str) -> None:
     """Write the model as `path` and a .bin beside it. fp16 weights are stored as such; bf16 takes effect on running."""
     model = openvino.convert_model(program)
-    ((example,), _) = program.example_inputs
-    if len(example) == 1:  # traced for a single image; the conversion has lost the fixed shape
-        model.reshape(list(example.shape))
     for port, name in zip((*model.inputs, *model.outputs), (INPUT, *OUTPUTS), strict=True):
         port.get_tensor().set_names({name})
     model.input().get_node().set_layout(openvino.Layout("NCHW"))
@@ -70,4 +68,6 @@ def open_engine(path: Path, precision: str | None = None) -> ExportedEngine:
         local.request.infer({INPUT: images}, share_inputs=True)
         return [local.request.get_tensor(name).data.copy() for name in OUTPUTS]
 
-    return ExportedEngine(compute, model.input(0).partial_shape[0].is_static)
+    sides = list(model.input(0).partial_shape)[2:]
+    size = (sides[0].get_length(), sides[1].get_length()) if all(side.is_static for side in sides) else None
+    return ExportedEngine(compute, size)

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ class DetectionTransformer(nn.Module, ABC):
     """A detector that predicts classes and boxes in every decoder layer."""
 
     backbone: Backbone
-    variable_batch_size = True  # whether an export can have a variable batch size
+    not_exportable: ClassVar[str | None] = None  # the reason, if the network cannot be exported
     find_unused_parameters = False  # whether a batch may leave some parameters without gradient
     has_masks = False  # whether queries have masks
     casts_by_layer = True  # whether single layers can be converted to bf16; otherwise torch's autocast is used

@@ -88,7 +88,6 @@ class Segmenter(DetectionTransformer):
         self.encoder_map = encoder_map  # index of the finest backbone map that the encoder uses
         self.with_image = with_image  # whether the image is the finest map of the head
         self._frozen = False
-        self.variable_batch_size = detector.variable_batch_size
         self.find_unused_parameters = detector.find_unused_parameters
         self.casts_by_layer = detector.casts_by_layer
 

@@ -21,6 +21,7 @@ from detrcli.checkpoints.load import load_checkpoint
 from detrcli.config import ModelConfig
 from detrcli.errors import MachineError, UsageError, WeightsError
 from detrcli.inference import export as exporting
+from detrcli.inference import verification
 from detrcli.inference.detector import Detector
 from detrcli.inference.engines import PlainEngine
 from detrcli.inference.export import RUNTIMES, ExportedEngine, Runtime, cached_export, export, runtime_of
@@ -188,7 +189,7 @@ def test_many_sizes_and_architectures(
     name: str, config: ModelConfig, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     random = torch.randint(50, 1000, (count - 3, 2), generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(exporting, "IMAGE_SIZES", [*exporting.IMAGE_SIZES, *random.tolist()])
+    monkeypatch.setattr(verification, "IMAGE_SIZES", [*verification.IMAGE_SIZES, *random.tolist()])
     path = tmp_path / f"model{RUNTIMES[name].suffix}"
     assert export(small_weights(config), RUNTIMES[name], path) <= 1e-4
 

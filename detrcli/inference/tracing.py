@@ -1,0 +1,92 @@
+"""Networks as programs of torch.export, for a variable number of images and, where the model allows it, any size."""
+
+import builtins
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.errors import UsageError
+from detrcli.inference.verification import input_sizes
+from detrcli.model.detection_transformer import DetectionTransformer
+from detrcli.structures import Batch
+
+INPUT, OUTPUTS = "images", ("logits", "boxes")
+
+
+class LastLayer(nn.Module):
+    """A model as a function of tensors: images (B, 3, H, W) to logits (B, Q, R) and boxes (B, Q, 4)."""
+
+    def __init__(self, model: DetectionTransformer, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = model.to(dtype)
+        self.dtype = dtype
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        last = self.model(Batch(images.to(self.dtype), None)).last
+        return last.logits.float(), last.boxes.float()
+
+
+def trace(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
+    """Return the network as a torch.export.ExportedProgram. Raises UsageError if it cannot be exported."""
+    model = checkpoint.model()
+    reason = model.not_exportable
+    if checkpoint.architecture.takes_phrases:
+        reason = "models that detect phrases cannot be exported"
+    elif model.has_masks:
+        reason = "models with a mask head cannot be exported"
+    if reason is not None:
+        raise UsageError(f"{checkpoint.source}: {reason}. The engines `fast` and `plain` compute this model.")
+    sizes = input_sizes(checkpoint)
+    height, width = sizes[0]
+    variable = {0: torch.export.Dim.AUTO}
+    if len(sizes) > 1:
+        # Large enough that no feature map has an axis of length 1, which torch.export takes as constant.
+        height, width = max(height, 320), max(width, 448)
+        variable |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    images = torch.zeros(2, 3, height, width)
+    with torch.no_grad(), _symbolic_length(model), _Replacements():
+        program = torch.export.export(LastLayer(model, dtype), (images,), dynamic_shapes=(variable,))
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):  # assertions about the network's own values; runtimes cannot compute them
+        if str(node.target).startswith(("aten._assert", "aten.sym_constrain")):
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
+
+
+@contextmanager
+def _symbolic_length(model: nn.Module) -> Iterator[None]:
+    """Let `len(tensor)` in modules of transformers return a symbol, where the builtin would fix the batch size."""
+    names = {type(module).__module__ for module in model.modules()}
+    modules = [vars(sys.modules[name]) for name in names if name.startswith("transformers.")]
+    for module in modules:
+        module["len"] = lambda x: x.shape[0] if isinstance(x, Tensor) else builtins.len(x)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module["len"]
+
+
+def _linspace(start: float, end: Any, steps: Any, **options: Any) -> Tensor:
+    """Compute `torch.linspace` for a variable number of steps, which runtimes do not convert, if their length is 1."""
+    if isinstance(steps, torch.SymInt):
+        assert end.node.hint - start == int(steps.node.hint) - 1
+        return torch.arange(steps, **options) + start
+    return torch.linspace(start, end, steps, **options)
+
+
+class _Replacements(TorchFunctionMode):
+    """Replaces functions that runtimes cannot compute, during tracing."""
+
+    functions: Mapping[Any, Any] = {torch.linspace: _linspace}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.functions.get(func, func)(*args, **(kwargs or {}))

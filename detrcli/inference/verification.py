@@ -1,0 +1,72 @@
+"""Comparison of exported models with the plain model, on drawn images in batches of one and of three."""
+
+from collections.abc import Iterator
+
+import torch
+from PIL import Image
+
+from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.data.preprocessing import collate, prepare
+from detrcli.data.shapes import scene
+from detrcli.errors import WeightsError
+from detrcli.inference.engines import Engine, PlainEngine
+from detrcli.losses.scoring import Scoring
+from detrcli.messages import argument
+from detrcli.structures import Batch, Prediction
+
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.02}  # maximum difference of probabilities and of boxes in [0, 1]
+IMAGE_SIZES = [(480, 640), (100, 1000), (1000, 100)]  # height and width of the images for which an export is verified
+DRAWN_SIZE = 200  # of the drawings, before they are resized
+CPU = torch.device("cpu")
+
+
+def input_sizes(checkpoint: Checkpoint) -> list[tuple[int, int]]:
+    """Return the distinct input sizes (height, width) of images of IMAGE_SIZES."""
+    placements = [checkpoint.preprocessing.resize.place(height, width) for height, width in IMAGE_SIZES]
+    return list(dict.fromkeys((placement.height, placement.width) for placement in placements))
+
+
+def _batches(checkpoint: Checkpoint) -> Iterator[Batch]:
+    """Yield a drawing of each of IMAGE_SIZES by itself, and three drawings as a batch."""
+
+    def drawing(number: int, size: tuple[int, int]) -> torch.Tensor:
+        image = Image.fromarray(scene(0, number, DRAWN_SIZE).pixels)
+        return prepare(image.resize(size[::-1], Image.Resampling.BICUBIC), checkpoint.preprocessing)
+
+    for number, size in enumerate(IMAGE_SIZES):
+        yield collate([drawing(number, size)])
+    yield collate([drawing(number, IMAGE_SIZES[0]) for number in range(3)])
+
+
+def verify(checkpoint: Checkpoint, engine: Engine, precision: str) -> float:
+    """Compare an engine with the plain model. Raises WeightsError if they differ beyond the tolerance."""
+    plain = PlainEngine(checkpoint.model(), CPU)
+    largest = 0.0
+    for batch in _batches(checkpoint):
+        distance = difference(engine(batch), plain(batch), checkpoint.scoring)
+        if not distance <= TOLERANCE[precision]:  # also for NaN
+            count, _, height, width = batch.images.shape
+            images = "an image" if count == 1 else f"{count} images"
+            raise WeightsError(
+                f"{checkpoint.source}: the {precision} export differs from the plain model by {distance:.2g} on "
+                f"{images} of {width} x {height} pixels; nothing was written.\n"
+                + ("Please report this." if precision == "fp32" else f"Use {argument('precision', 'fp32')}.")
+            )
+        largest = max(largest, distance)
+    return largest
+
+
+def difference(a: Prediction, b: Prediction, scoring: Scoring) -> float:
+    """Return the largest difference of a probability, or of a box in [0, 1]; NaN if a value is NaN.
+
+    Two-stage models select queries from proposals, and proposals with nearly equal scores may change places. If the
+    queries differ, they are therefore compared in the one-to-one assignment with the smallest differences.
+    """
+    ours, theirs = (torch.cat([scoring.probabilities(p.logits), p.boxes], -1) for p in (a, b))  # (B, Q, K + 4)
+    in_order = float((ours - theirs).abs().max())
+    if not in_order > 1e-3:  # also for NaN
+        return in_order
+    from scipy.optimize import linear_sum_assignment
+
+    distances = torch.cdist(ours, theirs, p=torch.inf)  # (B, Q, Q)
+    return max(float(matrix[linear_sum_assignment(matrix)].max()) for matrix in distances)
