@@ -78,15 +78,21 @@ def _symbolic_length(model: nn.Module) -> Iterator[None]:
 def _linspace(start: float, end: Any, steps: Any, **options: Any) -> Tensor:
     """Compute `torch.linspace` for a variable number of steps, which runtimes do not convert, if their length is 1."""
     if isinstance(steps, torch.SymInt):
-        assert end.node.hint - start == int(steps.node.hint) - 1
+        traced: Any = [value.node.hint for value in (end, steps)]
+        assert traced[0] - start == traced[1] - 1
         return torch.arange(steps, **options) + start
     return torch.linspace(start, end, steps, **options)
 
 
-class _Replacements(TorchFunctionMode):
-    """Replaces functions that runtimes cannot compute, during tracing."""
+def _as_tensor(data: Any, **options: Any) -> Tensor:
+    """Compute `torch.as_tensor`, which fixes sizes in lists, by `torch.tensor`, which keeps them variable."""
+    return torch.as_tensor(data, **options) if isinstance(data, Tensor) else torch.tensor(data, **options)
 
-    functions: Mapping[Any, Any] = {torch.linspace: _linspace}
+
+class _Replacements(TorchFunctionMode):
+    """Replaces functions that fix sizes, or that runtimes cannot compute, during tracing."""
+
+    functions: Mapping[Any, Any] = {torch.linspace: _linspace, torch.as_tensor: _as_tensor}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.functions.get(func, func)(*args, **(kwargs or {}))
