@@ -3,20 +3,35 @@
 import contextlib
 import io
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from documents import fenced
+import torch
+from deploy import detect
+from documents import ROOT, fenced
 from PIL import Image
-from small import CONFIG, TINY, small_weights
+from small import CONFIG, TINY, small_weights, smooth_noise
 
 import detrcli
+from detrcli.architectures.adapters.architecture import BestPhrase, PairsOfSoftmax
+from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.config import Preprocessing
 from detrcli.data.make import make_shapes
+from detrcli.data.preprocessing import prepare
 from detrcli.guide import page
 from detrcli.inference.description import describe
+from detrcli.inference.detector import detections
+from detrcli.losses.scoring import Scoring, Sigmoid, Softmax
 from detrcli.resize import BoundedEdges, ExactSize, FitInside, RaisedEdges, Resize, ScaledEdges, ShortestEdge
+from detrcli.structures import Prediction
 
+DEPLOY = ROOT / "examples" / "deploy"
 RULES = [
     ShortestEdge(),
     ShortestEdge(160, 266, 8),
@@ -102,3 +117,60 @@ def test_the_lines_of_the_guide(
             exec(compile(code, "guide", "exec"), {})
         lines = [line.split(maxsplit=2) for line in shown.getvalue().splitlines()]
         agree(path, [(name, float(score), json.loads(box)) for name, score, box in lines])
+
+
+PREPROCESSING = [
+    Preprocessing(ShortestEdge(160, 266)),
+    Preprocessing(BoundedEdges(100, 150, 16), "bicubic", backend="torchvision"),
+    Preprocessing(RaisedEdges(100, 150, 32), backend="torchvision"),
+    Preprocessing(ExactSize(96, 128), antialias=False, rescale_first=True, backend="torchvision", mean=(0.0,) * 3),
+    Preprocessing(ExactSize(640, 320), antialias=False, rescale_first=True, backend="torchvision"),
+    Preprocessing(FitInside(96, 128), backend="torchvision", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+]
+
+
+def changed(checkpoint: Checkpoint, preprocessing: Preprocessing) -> dict[str, Any]:
+    shapes = {"images": ["batch", 3, "height", "width"], "logits": ["batch", 9, 4], "boxes": ["batch", 9, 4]}
+    return describe(replace(checkpoint, preprocessing=preprocessing), shapes)
+
+
+@pytest.mark.parametrize("preprocessing", PREPROCESSING, ids=lambda p: p.resize.kind)
+def test_preprocessing_without_torch(preprocessing: Preprocessing) -> None:
+    """The example follows the description of every preprocessing; torchvision's gray levels may differ by 2."""
+    spec = changed(small_weights(), preprocessing)["input"]
+    level = 2.01 / 255 / min(preprocessing.std) if spec["resize"]["implementation"] == "torchvision" else 0.0
+    tolerance = 1e-5 + (level if spec["resize"]["values"] == "uint8" else 0.0)
+    for size in ((133, 240), (300, 201), (1, 700), (160, 160)):
+        image = smooth_noise(0, size)
+        expected = prepare(image, preprocessing)[None].numpy()
+        np.testing.assert_allclose(detect.preprocess(image, spec), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("scoring", [Softmax(), Sigmoid(20), PairsOfSoftmax(), BestPhrase()], ids=lambda s: s.name)
+def test_detections_without_torch(scoring: Scoring, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(small_weights()), "scoring", scoring)
+    model = changed(small_weights(), Preprocessing())
+    random = torch.Generator().manual_seed(0)
+    classes = scoring.num_logits(3)
+    logits, boxes = torch.randn(1, 9, classes, generator=random) * 3, torch.rand(1, 9, 4, generator=random)
+    (expected,) = detections(
+        Prediction(logits, boxes), [(40, 60)], small_weights().classes, scoring, Preprocessing(), 1e-9
+    )
+    names, scores, corners = zip(*detect.detect(logits[0].numpy(), boxes[0].numpy(), model, (60, 40)), strict=True)
+    assert list(names) == expected.labels.tolist()
+    np.testing.assert_allclose(scores, expected.scores, rtol=1e-5)
+    np.testing.assert_allclose(corners, expected.boxes, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_program_without_torch(model: Path, images: list[Path], tmp_path: Path) -> None:
+    """It runs in a process that cannot import torch or this package."""
+    (tmp_path / "torch.py").write_text("raise ImportError")
+    for path in images:
+        command = [sys.executable, DEPLOY / "detect.py", model, path, "--out", tmp_path / "out.png"]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        shown = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
+        lines = [line.split("\t") for line in shown.splitlines()]
+        agree(path, [(name, float(score), [float(side) for side in box]) for name, score, *box in lines])
+    with Image.open(tmp_path / "out.png") as drawn, Image.open(images[-1]) as image:
+        assert drawn.size == image.size
