@@ -1,9 +1,12 @@
 """Exported models in programs without this package."""
 
+import base64
 import contextlib
 import io
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -134,16 +137,22 @@ def changed(checkpoint: Checkpoint, preprocessing: Preprocessing) -> dict[str, A
     return describe(replace(checkpoint, preprocessing=preprocessing), shapes)
 
 
+def tolerance_of(preprocessing: Preprocessing, spec: dict[str, Any]) -> float:
+    """Return the largest difference of an input: that of two gray levels where torchvision computes them."""
+    whole_levels = spec["resize"]["implementation"] == "torchvision" and spec["resize"]["values"] == "uint8"
+    return 1e-5 + (2.01 / 255 / min(preprocessing.std) if whole_levels else 0.0)
+
+
 @pytest.mark.parametrize("preprocessing", PREPROCESSING, ids=lambda p: p.resize.kind)
 def test_preprocessing_without_torch(preprocessing: Preprocessing) -> None:
     """The example follows the description of every preprocessing; torchvision's gray levels may differ by 2."""
     spec = changed(small_weights(), preprocessing)["input"]
-    level = 2.01 / 255 / min(preprocessing.std) if spec["resize"]["implementation"] == "torchvision" else 0.0
-    tolerance = 1e-5 + (level if spec["resize"]["values"] == "uint8" else 0.0)
     for size in ((133, 240), (300, 201), (1, 700), (160, 160)):
         image = smooth_noise(0, size)
         expected = prepare(image, preprocessing)[None].numpy()
-        np.testing.assert_allclose(detect.preprocess(image, spec), expected, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(
+            detect.preprocess(image, spec), expected, rtol=0, atol=tolerance_of(preprocessing, spec)
+        )
 
 
 @pytest.mark.parametrize("scoring", [Softmax(), Sigmoid(20), PairsOfSoftmax(), BestPhrase()], ids=lambda s: s.name)
@@ -174,3 +183,40 @@ def test_the_program_without_torch(model: Path, images: list[Path], tmp_path: Pa
         agree(path, [(name, float(score), [float(side) for side in box]) for name, score, *box in lines])
     with Image.open(tmp_path / "out.png") as drawn, Image.open(images[-1]) as image:
         assert drawn.size == image.size
+
+
+NODE = """
+import { readFileSync } from "node:fs";
+import { preprocess } from %r;
+const cases = JSON.parse(readFileSync(0, "utf8"));
+console.log(JSON.stringify(cases.map(({ spec, width, height, rgba }) => {
+  const { input, size } = preprocess({ width, height, data: new Uint8ClampedArray(Buffer.from(rgba, "base64")) }, spec);
+  return { size, input: Buffer.from(input.buffer).toString("base64") };
+})));
+"""
+
+
+def test_preprocessing_in_javascript() -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node")
+    specs = [changed(small_weights(), preprocessing)["input"] for preprocessing in PREPROCESSING]
+    images = [smooth_noise(1, size) for size in ((133, 240), (300, 201), (1, 70), (160, 160))]
+    pairs = list(itertools.product(images, zip(PREPROCESSING, specs, strict=True)))
+    cases = [
+        {
+            "spec": spec,
+            "width": image.width,
+            "height": image.height,
+            "rgba": base64.b64encode(image.convert("RGBA").tobytes()).decode(),
+        }
+        for image, (_, spec) in pairs
+    ]
+    script = NODE % (DEPLOY / "detect.js").as_uri()
+    command = [node, "--input-type=module", "--eval", script]
+    shown = subprocess.run(command, input=json.dumps(cases), capture_output=True, text=True, check=True)
+    for result, (image, (preprocessing, spec)) in zip(json.loads(shown.stdout), pairs, strict=True):
+        expected = prepare(image, preprocessing).numpy()
+        assert result["size"] == list(expected.shape[:0:-1])
+        values = np.frombuffer(base64.b64decode(result["input"]), np.float32).reshape(expected.shape)
+        np.testing.assert_allclose(values, expected, rtol=0, atol=tolerance_of(preprocessing, spec))
