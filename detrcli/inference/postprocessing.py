@@ -1,9 +1,5 @@
 """Exported models with their postprocessing: from images and their sizes to detections, for C++ and browsers."""
 
-from collections.abc import Sequence
-
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from detrcli.boxes import cxcywh_to_xyxy
