@@ -74,8 +74,8 @@ def _exported(options: LoadOptions, runtime: Runtime) -> Detector:
     path, engine, device = Path(options.weights), options.engine, options.device
     if engine not in (None, "auto", runtime.name):
         raise UsageError(f"{path}: {argument('engine', engine)} cannot run it; {runtime.name} can.")
-    if device != "auto" and find_device(device).type != "cpu":
-        raise UsageError(f"{path}: {runtime.name} needs {argument('device', 'cpu')}.")
+    if device != "auto" and find_device(device).type != runtime.device:
+        raise UsageError(f"{path}: {runtime.name} needs {argument('device', runtime.device)}.")
     checkpoint, written = read_exported(path, runtime)
     precision = options.precision or written
     if precision != written and not {precision, written} <= set(runtime.runtime_precisions):

@@ -23,6 +23,7 @@ from detrcli.checkpoints.load import load_checkpoint
 from detrcli.checkpoints.registry import PUBLISHED, SHIPPED, unknown_weights
 from detrcli.checkpoints.sources import remote
 from detrcli.errors import UsageError
+from detrcli.inference import ExportFormat
 from detrcli.inference import export as exporting
 from detrcli.reporter import SILENT, Reporter
 
@@ -30,17 +31,25 @@ from detrcli.reporter import SILENT, Reporter
 def export(
     weights: Weights,
     out: str | Path,
-    format: Literal["onnx", "openvino"],
+    format: ExportFormat,
     *,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    with_postprocessing: bool = False,
     reporter: Reporter = SILENT,
-) -> float:
-    """Write a model for another runtime. Return the largest difference from the plain model."""
+) -> float | None:
+    """Write a model for another runtime, with the selection of detections and boxes in pixels if requested.
+
+    Returns the largest difference from the plain model, or None if the runtime does not exist on this machine.
+    """
     runtime = exporting.RUNTIMES[format]
     runtime.check_precision(precision)  # before anything is downloaded
+    if runtime.alternative is None:
+        runtime.module()
     checkpoint = checkpoint_of(load_options(weights), reporter=reporter)
     reporter.note(f"tracing {checkpoint.source}, which takes about ten seconds")
-    return exporting.export(checkpoint, runtime, Path(out), precision)
+    return exporting.export(
+        checkpoint, runtime, Path(out), precision, postprocessing=with_postprocessing, reporter=reporter
+    )
 
 
 def convert(weights: Weights, out: str | Path, *, reporter: Reporter = SILENT) -> Path:

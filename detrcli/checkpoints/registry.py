@@ -18,7 +18,14 @@ from detrcli.messages import argument
 
 DEFAULT = "detr-r50"  # the weights of commands that are given none
 BASE = "https://dl.fbaipublicfiles.com/detr/"
-EXPORTS = {"onnx": ".onnx", "openvino": ".xml"}  # file name extensions of exported models, by runtime
+EXPORTS = {  # file name extensions of exported models, by runtime
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "tensorrt": ".engine",
+    "coreml": ".mlpackage",
+    "litert": ".tflite",
+    "executorch": ".pte",
+}
 
 
 @dataclass(frozen=True)

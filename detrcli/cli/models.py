@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -11,6 +11,7 @@ from detrcli.cli import options as opt
 from detrcli.cli.console import STDERR, print_json, print_result
 from detrcli.cli.outputs import check_files, check_free
 from detrcli.errors import UsageError
+from detrcli.inference import ExportFormat
 
 
 def models(
@@ -25,11 +26,14 @@ def models(
 def export(
     weights: opt.WeightsArgument,
     *,
-    format: Annotated[Literal["onnx", "openvino"], typer.Option(help="The runtime: onnxruntime or OpenVINO.")],
+    format: Annotated[ExportFormat, typer.Option(help="The runtime that the file is for.")],
     out: Annotated[Path | None, opt.option("FILE", "The file to write. [named like the weights]")] = None,
     precision: Annotated[
         Literal["fp32", "bf16", "fp16", "int8"], typer.Option(help="Number format of the exported model.")
     ] = "fp32",
+    with_postprocessing: Annotated[
+        bool, opt.flag("--with-postprocessing", "Let the model return detections, with boxes in pixels.")
+    ] = False,
     data: Annotated[Path | None, opt.option("DATA", "For int8: the dataset for calibration and comparison.")] = None,
     split: Annotated[str, opt.option("NAME", "For int8: the split on which AP is compared.")] = "val",
     limit: Annotated[int | None, opt.option("N", "For int8: only the first images of the split.", min=1)] = None,
@@ -39,13 +43,13 @@ def export(
     overwrite: opt.Overwrite = False,
     json: opt.Json = False,
 ) -> None:
-    """Write a model for onnxruntime or OpenVINO."""
+    """Write a model for onnxruntime, OpenVINO and other runtimes."""
     from detrcli.checkpoints.registry import EXPORTS  # slow to import
 
     out = out or Path(f"{Path(weights).stem or 'model'}{EXPORTS[format]}")
-    check_files([(out, (EXPORTS[format],))], overwrite=overwrite)
-    if precision == "int8" and (format != "openvino" or data is None):
-        raise UsageError("--precision int8 needs --format openvino and --data DATA.")
+    check_files([(out, (EXPORTS[format],))], overwrite=overwrite, folders=format == "coreml")
+    if precision == "int8" and (format != "openvino" or data is None or with_postprocessing):
+        raise UsageError("--precision int8 needs --format openvino and --data DATA, without --with-postprocessing.")
     opt.check_available(weights, load)
     if precision == "int8":
         assert data is not None
@@ -55,12 +59,17 @@ def export(
         )  # fmt: skip
         print_result(quantization, json=json)
         return
-    difference = detrcli.export(replace(load, weights=weights), out, format, precision=precision, reporter=STDERR)
+    options: Any = {"precision": precision, "with_postprocessing": with_postprocessing}
+    difference = detrcli.export(replace(load, weights=weights), out, format, **options, reporter=STDERR)
     if json:
-        facts = {"file": str(out), "format": format, "precision": precision, "weights": weights}
+        facts = {"file": str(out), "format": format, "weights": weights, **options}
         print_json({"schema": "detr.export/1", **facts, "largest_difference": difference})
         return
-    print(f"{out}: differs from the plain model by at most {difference:.1g}. Use it with --weights {out}.")
+    if difference is None:
+        print(f"{out}: written, but not compared with the plain model.")
+        return
+    use = "`detr guide deploy` describes it" if with_postprocessing else f"Use it with --weights {out}"
+    print(f"{out}: differs from the plain model by at most {difference:.1g}. {use}.")
 
 
 @opt.options("model", "sha256")

@@ -37,8 +37,12 @@ def check_files(
     overwrite: bool,
     inputs: Iterable[Path | None] = (),
     data: "detrcli.DataOptions | None" = None,
+    folders: bool = False,
 ) -> None:
-    """Check output files and the suffixes that they may have (any, if none is given), and create their folders."""
+    """Check output files, or folders, and the suffixes that they may have (any, if none is given).
+
+    The folders that will contain them are created.
+    """
     read = {os.path.realpath(path) for path in inputs if path is not None}
     outputs = [(path, suffixes) for path, suffixes in files if path is not None]
     if len({path for path, _ in outputs}) < len(outputs):
@@ -46,7 +50,7 @@ def check_files(
     for path, suffixes in outputs:
         if suffixes and path.suffix.lower() not in suffixes:
             raise UsageError(f"{path}: its name must end in {' or '.join(suffixes)}.")
-        check_free(path, overwrite=overwrite)
+        check_free(path, overwrite=overwrite, folder=folders)
         if os.path.realpath(path) in read:
             raise UsageError(f"{path} is an input, and would be overwritten. Choose another path.")
         if data is not None:

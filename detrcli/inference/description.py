@@ -4,56 +4,96 @@ It is a JSON document in the metadata of the file: how an image becomes the inpu
 guide/deploy.md documents the keys.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.config import Preprocessing
 
-KEY = "detector"  # of the document in the metadata
+KEY, HEADER = "detector", "detr"  # of the description and of the header of our own checkpoints
 SCHEMA = "detr.exported-model/1"
 
 Shape = Sequence[int | str]  # names in place of variable dimensions
-INPUT: Shape = ("batch", 3, "height", "width")
-OUTPUTS: Mapping[str, Shape] = {"logits": ("batch", "queries", "classes"), "boxes": ("batch", "queries", 4)}
+INPUTS: Mapping[str, Shape] = {"images": ("batch", 3, "height", "width"), "sizes": ("batch", 2)}
+# Without and with postprocessing.
+PREDICTIONS: Mapping[str, Shape] = {"logits": ("batch", "queries", "classes"), "boxes": ("batch", "queries", 4)}
+DETECTIONS: Mapping[str, Shape] = {
+    "boxes": ("batch", "detections", 4),
+    "scores": ("batch", "detections"),
+    "labels": ("batch", "detections"),
+}
+TYPES = {"labels": "int32"}  # of inputs and outputs that are not float32
 
 
-def named_shape(shape: Sequence[Any], names: Shape) -> list[int | str]:
-    """Return a traced shape with the names in place of symbols."""
-    return [side if isinstance(side, int) else name for side, name in zip(shape, names, strict=True)]
+@dataclass(frozen=True)
+class Metadata:
+    """The metadata of an exported file, and the shapes of its inputs and outputs by name, in their order."""
+
+    header: Mapping[str, str]  # of our own checkpoints
+    description: Mapping[str, Any]
+    inputs: Mapping[str, Shape]
+    outputs: Mapping[str, Shape]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, program: Any, header: Mapping[str, str]) -> Self:
+        """Create the metadata of a traced program; if it has two inputs, it has postprocessing."""
+        signature, nodes = program.graph_signature, {node.name: node for node in program.graph.nodes}
+
+        def shapes(values: Sequence[str], named: Mapping[str, Shape]) -> dict[str, Shape]:
+            traced = [nodes[value].meta["val"].shape for value in values]
+            return {
+                name: [side if isinstance(side, int) else word for side, word in zip(shape, words, strict=True)]
+                for shape, (name, words) in zip(traced, named.items(), strict=False)
+            }
+
+        inputs = shapes(signature.user_inputs, INPUTS)
+        outputs = shapes(signature.user_outputs, DETECTIONS if len(inputs) > 1 else PREDICTIONS)
+        return cls(header, describe(checkpoint, inputs, outputs), inputs, outputs)
+
+    def texts(self) -> dict[str, str]:
+        """Return header and description as JSON, for formats whose metadata are texts."""
+        return {HEADER: json.dumps(dict(self.header)), KEY: json.dumps(self.description)}
 
 
-def shapes_of(program: Any) -> dict[str, list[int | str]]:
-    """Return the shapes of the input and the outputs of an exported program, by name."""
-    nodes = {node.name: node for node in program.graph.nodes}
-    signature = program.graph_signature
-    values = [nodes[name].meta["val"].shape for name in (*signature.user_inputs, *signature.user_outputs)]
-    named = {"images": INPUT, **OUTPUTS}
-    return {name: named_shape(shape, names) for shape, (name, names) in zip(values, named.items(), strict=True)}
+def header_in(texts: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the header in the texts of a file; empty if it is missing or malformed."""
+    try:
+        header = json.loads(texts.get(HEADER, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return header if isinstance(header, dict) else {}
 
 
-def describe(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    """Return the description of a model whose input and outputs have these shapes."""
-    p, scoring, classes = checkpoint.preprocessing, checkpoint.scoring, checkpoint.classes
-    queries, row = shapes["logits"][1:]
-    pairs = scoring.num_pairs(int(queries))
+def describe(checkpoint: Checkpoint, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> dict[str, Any]:
+    """Return the description of a model with these shapes."""
+    p, classes = checkpoint.preprocessing, checkpoint.classes
     names = zip(classes.ids.tolist(), classes.names.tolist(), strict=True)
-    return {
+    facts: dict[str, Any] = {
         "schema": SCHEMA,
-        "input": {"name": "images", "shape": shapes["images"], "type": "float32", **_preprocessing(p)},
-        "outputs": {name: {"shape": shapes[name], "type": "float32"} for name in OUTPUTS},
-        "scoring": {
-            "function": scoring.function,
-            "no_object": len(classes) if int(row) > len(classes) else None,
-            "select": "queries" if pairs is None else "pairs",
-            "count": int(queries) if pairs is None else min(pairs, int(queries) * len(classes)),
-        },
-        "boxes": {
-            "format": "cxcywh",
-            "relative_to": "padded square" if p.resize.pads_first else "image",
-            "clip": checkpoint.clips_boxes,
-        },
-        "classes": [{"id": id_, "name": name} for id_, name in names],
+        "input": {"name": "images", "shape": inputs["images"], "type": "float32", **_preprocessing(p)},
+        "outputs": {name: {"shape": shape, "type": TYPES.get(name, "float32")} for name, shape in outputs.items()},
+    }
+    if "sizes" in inputs:
+        facts["sizes"] = {"name": "sizes", "shape": inputs["sizes"], "type": "float32"}
+        facts["boxes"] = {"format": "xyxy", "relative_to": "pixels"}
+    else:
+        facts["scoring"] = _scoring(checkpoint, outputs)
+        covered = "padded square" if p.resize.pads_first else "image"
+        facts["boxes"] = {"format": "cxcywh", "relative_to": covered, "clip": checkpoint.clips_boxes}
+    return {**facts, "classes": [{"id": id_, "name": name} for id_, name in names]}
+
+
+def _scoring(checkpoint: Checkpoint, outputs: Mapping[str, Shape]) -> dict[str, Any]:
+    """Return how logits become detections."""
+    queries, row = map(int, outputs["logits"][1:])
+    count, classes = checkpoint.scoring.num_pairs(queries), len(checkpoint.classes)
+    return {
+        "function": checkpoint.scoring.function,
+        "no_object": classes if row > classes else None,
+        "select": "queries" if count is None else "pairs",
+        "count": queries if count is None else min(count, queries * classes),
     }
 
 

@@ -15,7 +15,8 @@ from executorch.exir import to_edge_transform_and_lower
 from executorch.runtime import Runtime as ExecutorchRuntime
 
 from detrcli.errors import WeightsError
-from detrcli.inference.exported import ExportedFunction, Metadata
+from detrcli.inference.description import HEADER, Metadata, header_in
+from detrcli.inference.export import ExportedEngine
 
 
 def write(program: Any, metadata: Metadata, path: Path, precision: str) -> None:
@@ -26,11 +27,11 @@ def write(program: Any, metadata: Metadata, path: Path, precision: str) -> None:
     path.write_bytes(lowered.to_executorch().buffer)
 
 
-def read_texts(path: Path) -> Mapping[str, str]:
-    """Return the metadata of a file, empty if `write` did not write it."""
+def read_header(path: Path) -> Mapping[str, str]:
+    """Return the header of a file, empty if `write` did not write it."""
     program = _program(path)
-    names = program.method_names - {"forward"}
-    return {name: str(program.load_method(name).execute([])[0]) for name in names}
+    present = HEADER in program.method_names
+    return header_in({HEADER: str(program.load_method(HEADER).execute([])[0])} if present else {})
 
 
 def _program(path: Path) -> Any:
@@ -40,12 +41,13 @@ def _program(path: Path) -> Any:
         raise WeightsError(f"{path}: ExecuTorch cannot read it ({str(error).splitlines()[0]:.200}).") from None
 
 
-def open_function(path: Path, metadata: Metadata, precision: str) -> ExportedFunction:
-    """Return the model as a function of arrays. A method holds a single result, so threads take turns."""
+def open_engine(path: Path, precision: str | None = None) -> ExportedEngine:
+    """Return an engine for a file. A method holds a single result, so threads take turns."""
     forward, lock = _program(path).load_method("forward"), threading.Lock()
 
     def compute(*inputs: np.ndarray) -> list[np.ndarray]:
         with lock:
             return [output.numpy().copy() for output in forward.execute([torch.from_numpy(array) for array in inputs])]
 
-    return compute
+    _, _, height, width = forward.metadata.input_tensor_meta(0).sizes()
+    return ExportedEngine(compute, (height, width), single=True)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,26 +29,28 @@ import torch
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.formats.header import checksum, from_header, header_of
 from detrcli.checkpoints.registry import EXPORTS
-from detrcli.errors import MachineError, UsageError, WeightsError
-from detrcli.inference.description import describe, shapes_of
-from detrcli.inference.engines import Engine
+from detrcli.errors import DetrError, MachineError, UsageError, WeightsError
+from detrcli.inference.description import Metadata
+from detrcli.inference.tensorrt_shapes import trtexec_command
 from detrcli.inference.tracing import trace
-from detrcli.inference.verification import verify
+from detrcli.inference.verification import input_sizes, verify
 from detrcli.messages import argument
-from detrcli.reporter import Reporter
+from detrcli.reporter import SILENT, Reporter
+from detrcli.resize import ExactSize
 from detrcli.structures import Batch, Prediction
 from detrcli.system.devices import PRECISIONS
 from detrcli.system.files import cache_folder
 
-PRECISION = "precision"  # key in the header of an export
+PRECISION, POSTPROCESSING = "precision", "postprocessing"  # keys in the header of an export
 
 
 @dataclass(frozen=True)
 class ExportedEngine:
     """An exported model, run by its runtime on the CPU."""
 
-    compute: Callable[[np.ndarray], Sequence[np.ndarray]]  # images (B, 3, H, W) to logits and boxes
+    compute: Callable[..., Sequence[np.ndarray]]  # from the inputs to the outputs, in their order in the file
     size: tuple[int, int] | None  # height and width of the images, if fixed
+    single: bool = False  # whether it takes one image at a time
 
     def __call__(self, batch: Batch) -> Prediction:
         assert batch.padding is None, "only images of equal input size share a batch"
@@ -57,8 +60,15 @@ class ExportedEngine:
                 f"The exported model takes images of {self.size[1]} x {self.size[0]} pixels, not {width} x {height}.\n"
                 f"Omit {argument('size')} and {argument('max_size')}, or export the model again with another size."
             )
-        logits, boxes = map(torch.from_numpy, self.compute(batch.images.contiguous().numpy()))
+        logits, boxes = map(torch.from_numpy, self.run(batch.images.contiguous().numpy()))
         return Prediction(logits, boxes)
+
+    def run(self, *inputs: np.ndarray) -> Sequence[np.ndarray]:
+        """Return the outputs for inputs of any number of images."""
+        if not self.single or len(inputs[0]) == 1:
+            return self.compute(*inputs)
+        parts = [self.compute(*(array[i : i + 1] for array in inputs)) for i in range(len(inputs[0]))]
+        return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,10 @@ class Runtime:
     runtime_precisions: Sequence[str]  # a model exported in one of these can be run in any of them
     packages: Sequence[str]  # required; `pip install 'detrcli[NAME]'` installs them
     converts_precision: bool = False  # whether its converter does; otherwise the network is traced in the precision
+    fixed: bool = False  # whether files take one image of one size
+    device: str = "cpu"  # on which it runs
+    # What to do on a machine without the packages.
+    alternative: Callable[[Checkpoint, str, bool], str] | None = None
 
     @property
     def suffix(self) -> str:
@@ -80,16 +94,20 @@ class Runtime:
         """Import its module, with `write`, `read_header` and `open_engine`. Raises MachineError if not installed."""
         for package in self.packages:
             try:
-                import_module(package)
+                with _quiet():
+                    import_module(package)
             except ImportError:
                 raise MachineError(
                     f"{self.name} needs the package {package}: pip install 'detrcli[{self.name}]'"
                 ) from None
         return import_module(f"detrcli.inference.{self.name}_engine")
 
-    def open(self, path: Path, precision: str | None = None) -> Engine:
-        """Return an engine that runs a file, by default in the precision in which it was written."""
-        engine: Engine = self.module().open_engine(path, precision)
+    def open(self, path: Path, precision: str | None = None) -> ExportedEngine:
+        """Return an engine that runs a file, by default in the precision in which it was written.
+
+        Raises MachineError if the runtime does not exist on this machine.
+        """
+        engine: ExportedEngine = self.module().open_engine(path, precision)
         return engine
 
     def check_precision(self, precision: str) -> None:
@@ -100,10 +118,18 @@ class Runtime:
             )
 
 
-RUNTIMES = {
-    "onnx": Runtime("onnx", (), ("fp32", "fp16"), (), ("onnx", "onnxscript", "onnxruntime")),
-    "openvino": Runtime("openvino", (".bin",), ("fp32", "bf16", "fp16"), ("fp32", "bf16"), ("openvino",), True),
-}
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
+_RUNTIMES = (
+    Runtime("onnx", (), ("fp32", "fp16"), (), _ONNX),
+    Runtime("openvino", (".bin",), ("fp32", "bf16", "fp16"), ("fp32", "bf16"), ("openvino",), converts_precision=True),
+    Runtime(
+        "tensorrt", (".json",), ("fp32", "fp16"), (), ("tensorrt", *_ONNX), device="cuda", alternative=trtexec_command
+    ),
+    Runtime("coreml", (), ("fp32", "fp16"), (), ("coremltools",), converts_precision=True, fixed=True),
+    Runtime("litert", (), ("fp32",), (), ("litert_torch", "ai_edge_litert"), fixed=True),
+    Runtime("executorch", (), ("fp32",), (), ("executorch",), fixed=True),
+)
+RUNTIMES = {runtime.name: runtime for runtime in _RUNTIMES}
 
 
 def runtime_of(path: str | Path) -> Runtime | None:
@@ -111,27 +137,71 @@ def runtime_of(path: str | Path) -> Runtime | None:
     return next((runtime for runtime in RUNTIMES.values() if str(path).lower().endswith(runtime.suffix)), None)
 
 
-def export(checkpoint: Checkpoint, runtime: Runtime, path: Path, precision: str = "fp32") -> float:
-    """Export a model, and compare it with the plain one before writing `path`. Return the largest difference."""
+def fixed_size(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a checkpoint that stretches every image to one size: that of an image of 640 x 480 pixels."""
+    height, width = input_sizes(checkpoint)[0]
+    preprocessing = replace(checkpoint.preprocessing, resize=ExactSize(height, width))
+    return replace(checkpoint, preprocessing=preprocessing)
+
+
+def export(
+    checkpoint: Checkpoint,
+    runtime: Runtime,
+    path: Path,
+    precision: str = "fp32",
+    *,
+    postprocessing: bool = False,
+    reporter: Reporter = SILENT,
+) -> float | None:
+    """Export a model, and compare it with the plain one before writing `path`.
+
+    Returns the largest difference; None where the runtime writes files that it cannot run.
+    """
     runtime.check_precision(precision)
-    header = {**header_of(checkpoint), PRECISION: precision}
+    try:
+        module = runtime.module()
+    except MachineError as error:
+        if runtime.alternative is None:
+            raise
+        raise MachineError(f"{error.message}\n{runtime.alternative(checkpoint, precision, postprocessing)}") from None
+    if runtime.fixed and len(input_sizes(checkpoint)) > 1:
+        checkpoint = fixed_size(checkpoint)
+        size = checkpoint.preprocessing.resize
+        reporter.note(f"{runtime.name} models take images of one size: all are stretched to {size}")
+    header = {**header_of(checkpoint), PRECISION: precision, **({POSTPROCESSING: "true"} if postprocessing else {})}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
+        dtype = torch.float32 if runtime.converts_precision else PRECISIONS[precision]
         with _quiet():
-            program = trace(checkpoint, torch.float32 if runtime.converts_precision else PRECISIONS[precision])
-            description = json.dumps(describe(checkpoint, shapes_of(program)))
-            runtime.module().write(program, header, description, draft, precision)
+            program = trace(checkpoint, dtype, single=runtime.fixed, postprocessing=postprocessing)
+            try:
+                module.write(program, Metadata.of(checkpoint, program, header), draft, precision)
+            except (DetrError, OSError, MemoryError):
+                raise
+            except Exception as error:  # converters raise all kinds of errors for operators that they lack
+                raise _refused(checkpoint, runtime, "convert the model", error) from error
+        largest = None
         try:
-            largest = verify(checkpoint, runtime.open(draft), precision)
+            largest = verify(checkpoint, runtime.open(draft), precision, postprocessing=postprocessing)
+        except MachineError as error:
+            reporter.note(error.message)
         except RuntimeError as error:  # OpenVINO's, if the converted model does not fit the input
-            raise WeightsError(
-                f"{checkpoint.source}: {runtime.name} cannot run the converted model; nothing was written.\n"
-                f"Try another {argument('format')}. The error was: {str(error).strip().splitlines()[-1]}"
-            ) from None
+            raise _refused(checkpoint, runtime, "run the converted model", error) from None
         for suffix in (*runtime.sidecars, runtime.suffix):  # the main file last
-            os.replace(draft.with_suffix(suffix), path.with_suffix(suffix))
+            target = path.with_suffix(suffix)
+            if target.is_dir():  # a package
+                shutil.rmtree(target)
+            os.replace(draft.with_suffix(suffix), target)
     return largest
+
+
+def _refused(checkpoint: Checkpoint, runtime: Runtime, task: str, error: Exception) -> WeightsError:
+    reason = (str(error).strip() or repr(error)).splitlines()[-1]
+    return WeightsError(
+        f"{checkpoint.source}: {runtime.name} cannot {task}; nothing was written.\n"
+        f"Try another {argument('format')}. The error was: {reason:.300}"
+    )
 
 
 def read_exported(path: Path, runtime: Runtime) -> tuple[Checkpoint, str]:
@@ -139,6 +209,11 @@ def read_exported(path: Path, runtime: Runtime) -> tuple[Checkpoint, str]:
     header: Mapping[str, str] = runtime.module().read_header(path)
     if not {"format", PRECISION} <= header.keys():
         raise WeightsError(f"{path}: not written by `detr export`, so its classes and preprocessing are unknown.")
+    if POSTPROCESSING in header:
+        raise UsageError(
+            f"{path}: this file contains its postprocessing, for other programs.\n"
+            f"Export the model without {argument('with_postprocessing')} for `detr predict` and `detr eval`."
+        )
     return from_header(header, {}, str(path)), header[PRECISION]
 
 

@@ -3,9 +3,11 @@
 Metadata is in a zip archive at the end of the file, as TensorFlow Lite's associated files: `unzip model.tflite`.
 """
 
+import io
 import threading
 import zipfile
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +17,34 @@ import torch
 from ai_edge_litert.interpreter import Interpreter
 
 from detrcli.errors import WeightsError
-from detrcli.inference.exported import ExportedFunction, Metadata
+from detrcli.inference.description import HEADER, Metadata, header_in
+from detrcli.inference.export import ExportedEngine
 from detrcli.inference.graphs import simplify
 
 
 def write(program: Any, metadata: Metadata, path: Path, precision: str) -> None:
     """Write the model with its metadata as a single file."""
-    litert_torch.convert(simplify(program).module(), program.example_inputs[0]).export(str(path))
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # its progress
+        litert_torch.convert(simplify(program).module(), program.example_inputs[0]).export(str(path))
     with zipfile.ZipFile(path, "a") as archive:
         for key, text in metadata.texts().items():
             archive.writestr(f"{key}.json", text)
 
 
-def read_texts(path: Path) -> Mapping[str, str]:
-    """Return the metadata of a file, empty if `write` did not write it."""
+def read_header(path: Path) -> Mapping[str, str]:
+    """Return the header of a file, empty if `write` did not write it."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return {name.removesuffix(".json"): archive.read(name).decode() for name in archive.namelist()}
-    except (zipfile.BadZipFile, UnicodeDecodeError):
+            return header_in({HEADER: archive.read(f"{HEADER}.json").decode()})
+    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError):
         return {}
 
 
-def open_function(path: Path, metadata: Metadata, precision: str) -> ExportedFunction:
-    """Return the model as a function of arrays. The interpreter holds a single result, so threads take turns."""
+def open_engine(path: Path, precision: str | None = None) -> ExportedEngine:
+    """Return an engine for a file. The interpreter holds a single result, so threads take turns."""
     try:
-        run = Interpreter(model_path=str(path), num_threads=torch.get_num_threads()).get_signature_runner()
+        interpreter = Interpreter(model_path=str(path), num_threads=torch.get_num_threads())
+        run = interpreter.get_signature_runner()
     except (ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: LiteRT cannot read it ({str(error).splitlines()[0]:.200}).") from None
     lock = threading.Lock()
@@ -47,6 +52,7 @@ def open_function(path: Path, metadata: Metadata, precision: str) -> ExportedFun
     def compute(*inputs: np.ndarray) -> list[np.ndarray]:
         with lock:
             outputs = run(**{f"args_{index}": array for index, array in enumerate(inputs)})
-        return [outputs[f"output_{index}"] for index in range(len(metadata.outputs))]
+        return [outputs[f"output_{index}"] for index in range(len(outputs))]
 
-    return compute
+    _, _, height, width = interpreter.get_input_details()[0]["shape"].tolist()
+    return ExportedEngine(compute, (height, width), single=True)

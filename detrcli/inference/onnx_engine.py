@@ -9,20 +9,21 @@ import onnxruntime
 import torch
 
 from detrcli.errors import WeightsError
-from detrcli.inference.description import KEY, shapes_of
+from detrcli.inference.description import HEADER, KEY, Metadata
 from detrcli.inference.export import ExportedEngine
-from detrcli.inference.tracing import INPUT, OUTPUTS
 
-PREFIX = "detr."  # of keys in the file's metadata
+PREFIX = f"{HEADER}."  # of keys in the file's metadata
 
 
-def write(program: Any, header: Mapping[str, str], description: str, path: Path, precision: str) -> None:
+def write(program: Any, metadata: Metadata, path: Path, precision: str) -> None:
     """Write the model as a single file, with weights and operators in the precision in which it was traced."""
-    onnx = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=list(OUTPUTS), verbose=False)
+    onnx = torch.onnx.export(
+        program, dynamo=True, input_names=[*metadata.inputs], output_names=[*metadata.outputs], verbose=False
+    )
     assert onnx is not None
-    onnx.model.metadata_props.update({PREFIX + key: value for key, value in header.items()})
-    onnx.model.metadata_props[KEY] = description
-    _name_dimensions(onnx.model.graph, shapes_of(program))
+    onnx.model.metadata_props.update({PREFIX + key: value for key, value in metadata.header.items()})
+    onnx.model.metadata_props[KEY] = metadata.texts()[KEY]
+    _name_dimensions(onnx.model.graph, {**metadata.inputs, **metadata.outputs})
     onnx.save(path, external_data=False)
 
 
@@ -65,4 +66,5 @@ def open_engine(path: Path, precision: str | None = None) -> ExportedEngine:
     session = _session(path)
     height, width = session.get_inputs()[0].shape[2:]  # names if variable
     size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-    return ExportedEngine(lambda images: session.run(list(OUTPUTS), {INPUT: images}), size)
+    names = [value.name for value in session.get_inputs()]
+    return ExportedEngine(lambda *inputs: session.run(None, dict(zip(names, inputs, strict=True))), size)

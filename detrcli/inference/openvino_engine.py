@@ -1,6 +1,5 @@
 """OpenVINO's intermediate representation (IR): written, read, and run."""
 
-import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,32 +10,25 @@ import openvino
 import torch
 
 from detrcli.errors import WeightsError
-from detrcli.inference.description import KEY as DESCRIPTION
+from detrcli.inference.description import HEADER, Metadata, header_in
 from detrcli.inference.export import PRECISION, ExportedEngine
-from detrcli.inference.tracing import INPUT, OUTPUTS
-
-KEY = "detr"  # of the header in the IR's runtime information
 
 
-def write(program: Any, header: Mapping[str, str], description: str, path: Path, precision: str) -> None:
+def write(program: Any, metadata: Metadata, path: Path, precision: str) -> None:
     """Write the model as `path` and a .bin beside it. fp16 weights are stored as such; bf16 takes effect on running."""
     model = openvino.convert_model(program)
-    for port, name in zip((*model.inputs, *model.outputs), (INPUT, *OUTPUTS), strict=True):
+    for port, name in zip((*model.inputs, *model.outputs), (*metadata.inputs, *metadata.outputs), strict=True):
         port.get_tensor().set_names({name})
-    model.input().get_node().set_layout(openvino.Layout("NCHW"))
-    model.set_rt_info(json.dumps(dict(header)), [KEY])
-    model.set_rt_info(description, [DESCRIPTION])
+    model.input("images").get_node().set_layout(openvino.Layout("NCHW"))
+    for key, text in metadata.texts().items():
+        model.set_rt_info(text, [key])
     openvino.save_model(model, path, compress_to_fp16=precision == "fp16")
 
 
 def read_header(path: Path) -> Mapping[str, str]:
     """Return the header of a file; empty if `write` did not write it."""
     model = _read(path)
-    try:
-        header = json.loads(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else {}
-    except (ValueError, RecursionError):
-        return {}
-    return header if isinstance(header, dict) else {}
+    return header_in({HEADER: model.get_rt_info([HEADER]).value} if model.has_rt_info([HEADER]) else {})
 
 
 def _read(path: Path) -> openvino.Model:
@@ -62,11 +54,13 @@ def open_engine(path: Path, precision: str | None = None) -> ExportedEngine:
     compiled = openvino.Core().compile_model(model, "CPU", settings)
     local = threading.local()  # an infer request holds one result, so each thread needs its own
 
-    def compute(images: np.ndarray) -> list[np.ndarray]:
+    inputs, outputs = ([port.get_any_name() for port in ports] for ports in (model.inputs, model.outputs))
+
+    def compute(*arrays: np.ndarray) -> list[np.ndarray]:
         if not hasattr(local, "request"):
             local.request = compiled.create_infer_request()
-        local.request.infer({INPUT: images}, share_inputs=True)
-        return [local.request.get_tensor(name).data.copy() for name in OUTPUTS]
+        local.request.infer(dict(zip(inputs, arrays, strict=True)), share_inputs=True)
+        return [local.request.get_tensor(name).data.copy() for name in outputs]
 
     sides = list(model.input(0).partial_shape)[2:]
     size = (sides[0].get_length(), sides[1].get_length()) if all(side.is_static for side in sides) else None

@@ -12,11 +12,10 @@ from torch.overrides import TorchFunctionMode
 
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.errors import UsageError
+from detrcli.inference.postprocessing import WithPostprocessing
 from detrcli.inference.verification import input_sizes
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.structures import Batch
-
-INPUT, OUTPUTS = "images", ("logits", "boxes")
 
 
 class LastLayer(nn.Module):
@@ -32,8 +31,13 @@ class LastLayer(nn.Module):
         return last.logits.float(), last.boxes.float()
 
 
-def trace(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
-    """Return the network as a torch.export.ExportedProgram. Raises UsageError if it cannot be exported."""
+def trace(
+    checkpoint: Checkpoint, dtype: torch.dtype = torch.float32, *, single: bool = False, postprocessing: bool = False
+) -> Any:
+    """Return the network as a torch.export.ExportedProgram. Raises UsageError if it cannot be exported.
+
+    With `single` it takes one image of the first of the input sizes. `postprocessing` is part of the program.
+    """
     model = checkpoint.model()
     reason = model.not_exportable
     if checkpoint.architecture.takes_phrases:
@@ -44,14 +48,19 @@ def trace(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
         raise UsageError(f"{checkpoint.source}: {reason}. The engines `fast` and `plain` compute this model.")
     sizes = input_sizes(checkpoint)
     height, width = sizes[0]
-    variable = {0: torch.export.Dim.AUTO}
-    if len(sizes) > 1:
+    network: nn.Module = LastLayer(model, dtype)
+    count, variable = (1, {}) if single else (2, {0: torch.export.Dim.AUTO})
+    if len(sizes) > 1 and not single:
         # Large enough that no feature map has an axis of length 1, which torch.export takes as constant.
         height, width = max(height, 320), max(width, 448)
         variable |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
-    images = torch.zeros(2, 3, height, width)
+    inputs, dynamic = [torch.zeros(count, 3, height, width)], [variable]
+    if postprocessing:
+        network = WithPostprocessing(network, checkpoint.scoring, clip=checkpoint.clips_boxes)
+        inputs.append(torch.tensor([[float(height), float(width)]]).repeat(count, 1))
+        dynamic.append({axis: size for axis, size in variable.items() if axis == 0})
     with torch.no_grad(), _symbolic_length(model), _Replacements():
-        program = torch.export.export(LastLayer(model, dtype), (images,), dynamic_shapes=(variable,))
+        program = torch.export.export(network, tuple(inputs), dynamic_shapes=tuple(dynamic))
     graph = program.graph_module.graph
     for node in list(graph.nodes):  # assertions about the network's own values; runtimes cannot compute them
         if str(node.target).startswith(("aten._assert", "aten.sym_constrain")):

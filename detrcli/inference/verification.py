@@ -1,15 +1,18 @@
 """Comparison of exported models with the plain model, on drawn images in batches of one and of three."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 
+from detrcli.boxes import to_pixels
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.data.preprocessing import collate, prepare
 from detrcli.data.shapes import scene
 from detrcli.errors import WeightsError
-from detrcli.inference.engines import Engine, PlainEngine
+from detrcli.inference.engines import PlainEngine
 from detrcli.losses.scoring import Scoring
 from detrcli.messages import argument
 from detrcli.structures import Batch, Prediction
@@ -26,24 +29,40 @@ def input_sizes(checkpoint: Checkpoint) -> list[tuple[int, int]]:
     return list(dict.fromkeys((placement.height, placement.width) for placement in placements))
 
 
-def _batches(checkpoint: Checkpoint) -> Iterator[Batch]:
-    """Yield a drawing of each of IMAGE_SIZES by itself, and three drawings as a batch."""
+Sizes = Sequence[tuple[int, int]]  # height and width of images in pixels
+
+
+def _batches(checkpoint: Checkpoint) -> Iterator[tuple[Batch, Sizes]]:
+    """Yield a drawing of each of IMAGE_SIZES by itself, and three drawings as a batch, with their sizes."""
 
     def drawing(number: int, size: tuple[int, int]) -> torch.Tensor:
         image = Image.fromarray(scene(0, number, DRAWN_SIZE).pixels)
         return prepare(image.resize(size[::-1], Image.Resampling.BICUBIC), checkpoint.preprocessing)
 
     for number, size in enumerate(IMAGE_SIZES):
-        yield collate([drawing(number, size)])
-    yield collate([drawing(number, IMAGE_SIZES[0]) for number in range(3)])
+        yield collate([drawing(number, size)]), [size]
+    yield collate([drawing(number, IMAGE_SIZES[0]) for number in range(3)]), [IMAGE_SIZES[0]] * 3
 
 
-def verify(checkpoint: Checkpoint, engine: Engine, precision: str) -> float:
+class Exported(Protocol):
+    """An engine that runs an exported file."""
+
+    def __call__(self, batch: Batch) -> Prediction: ...
+
+    def run(self, *inputs: np.ndarray) -> Sequence[np.ndarray]:
+        """Return the outputs for the inputs, in their order in the file."""
+
+
+def verify(checkpoint: Checkpoint, engine: Exported, precision: str, *, postprocessing: bool = False) -> float:
     """Compare an engine with the plain model. Raises WeightsError if they differ beyond the tolerance."""
     plain = PlainEngine(checkpoint.model(), CPU)
     largest = 0.0
-    for batch in _batches(checkpoint):
-        distance = difference(engine(batch), plain(batch), checkpoint.scoring)
+    for batch, sizes in _batches(checkpoint):
+        if postprocessing:
+            outputs = engine.run(batch.images.contiguous().numpy(), np.array(sizes, np.float32))
+            distance = detection_difference(outputs, plain(batch), sizes, checkpoint)
+        else:
+            distance = difference(engine(batch), plain(batch), checkpoint.scoring)
         if not distance <= TOLERANCE[precision]:  # also for NaN
             count, _, height, width = batch.images.shape
             images = "an image" if count == 1 else f"{count} images"
@@ -70,3 +89,37 @@ def difference(a: Prediction, b: Prediction, scoring: Scoring) -> float:
 
     distances = torch.cdist(ours, theirs, p=torch.inf)  # (B, Q, Q)
     return max(float(matrix[linear_sum_assignment(matrix)].max()) for matrix in distances)
+
+
+def detection_difference(
+    outputs: Sequence[np.ndarray], prediction: Prediction, sizes: Sizes, checkpoint: Checkpoint
+) -> float:
+    """Return the largest difference of a score, or of a box in [0, 1], of detections with the same label.
+
+    `outputs` are boxes (B, D, 4) in pixels, scores (B, D) and labels (B, D). Detections with nearly equal scores may
+    change places, and the last may change with a detection that is left out.
+    """
+    selection = checkpoint.scoring.select(prediction.logits)
+    distances = []
+    for i, (height, width) in enumerate(sizes):
+        expected = to_pixels(prediction.boxes[i].float(), height, width)[selection.queries[i]]
+        if checkpoint.clips_boxes:
+            expected = expected.clamp(min=0).minimum(expected.new_tensor([width, height] * 2))
+        scale = np.array([width, height] * 2)
+        rows = [
+            np.column_stack([boxes / scale, scores, labels])  # (D, 6); a wrong label is a difference of 1 or more
+            for boxes, scores, labels in (
+                (expected.numpy(), selection.scores[i].numpy(), selection.labels[i].numpy()),
+                tuple(output[i] for output in outputs),
+            )
+        ]
+        theirs, ours = (table[np.argsort(-table[:, 4], kind="stable")] for table in rows)
+        distance = float(np.abs(theirs - ours).max())
+        if distance > 1e-3:
+            from scipy.optimize import linear_sum_assignment
+
+            theirs = theirs[theirs[:, 4] > max(theirs[-1, 4], ours[-1, 4]) + 1e-4]
+            pairs = np.abs(theirs[:, None] - ours).max(-1)
+            distance = float(pairs[linear_sum_assignment(pairs)].max(initial=0.0))
+        distances.append(distance)
+    return float(np.max(distances))  # NaN if any is

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from browser import opened, served
 from deploy import detect
 from documents import ROOT, fenced
 from PIL import Image
@@ -61,12 +63,16 @@ def test_every_rule_has_a_formula() -> None:
     assert all(rule.formula for rule in Resize._kinds.values() if rule.__module__ == "detrcli.resize")
 
 
+def description(checkpoint: Checkpoint, logits: int) -> dict[str, Any]:
+    outputs = {"logits": ["batch", 9, logits], "boxes": ["batch", 9, 4]}
+    return describe(checkpoint, {"images": ["batch", 3, "height", "width"]}, outputs)
+
+
 def test_the_description_of_scoring() -> None:
-    shapes = {"images": ["batch", 3, "height", "width"], "boxes": ["batch", 9, 4]}
-    softmax = describe(small_weights(CONFIG), {**shapes, "logits": ["batch", 9, 4]})
+    softmax = description(small_weights(CONFIG), 4)
     assert softmax["scoring"] == {"function": "softmax", "no_object": 3, "select": "queries", "count": 9}
     assert softmax["classes"][2] == {"id": 4_000_000_007, "name": "Żubr"}
-    sigmoid = describe(small_weights(TINY), {**shapes, "logits": ["batch", 9, 3]})
+    sigmoid = description(small_weights(TINY), 3)
     assert softmax["scoring"] != sigmoid["scoring"]
     assert json.loads(json.dumps(sigmoid)) == sigmoid
 
@@ -76,6 +82,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxscript")
     path = tmp_path_factory.mktemp("deploy") / "model.onnx"
     detrcli.export("shapes", path, "onnx")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model_with_postprocessing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxscript")
+    path = tmp_path_factory.mktemp("deploy") / "model.onnx"
+    assert detrcli.export("shapes", path, "onnx", with_postprocessing=True) < 1e-4
     return path
 
 
@@ -133,8 +147,7 @@ PREPROCESSING = [
 
 
 def changed(checkpoint: Checkpoint, preprocessing: Preprocessing) -> dict[str, Any]:
-    shapes = {"images": ["batch", 3, "height", "width"], "logits": ["batch", 9, 4], "boxes": ["batch", 9, 4]}
-    return describe(replace(checkpoint, preprocessing=preprocessing), shapes)
+    return description(replace(checkpoint, preprocessing=preprocessing), 4)
 
 
 def tolerance_of(preprocessing: Preprocessing, spec: dict[str, Any]) -> float:
@@ -220,3 +233,44 @@ def test_preprocessing_in_javascript() -> None:
         assert result["size"] == list(expected.shape[:0:-1])
         values = np.frombuffer(base64.b64decode(result["input"]), np.float32).reshape(expected.shape)
         np.testing.assert_allclose(values, expected, rtol=0, atol=tolerance_of(preprocessing, spec))
+
+
+def runtime_for_browsers(folder: Path) -> None:
+    """Download onnxruntime-web by npm, and unpack what the page loads."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("no npm")
+    packed = subprocess.run([npm, "pack", "onnxruntime-web@1.30.0"], cwd=folder, capture_output=True, text=True)
+    if packed.returncode:
+        pytest.skip("onnxruntime-web cannot be downloaded")
+    (folder / "ort").mkdir()
+    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+        for name in ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"):
+            content = archive.extractfile(f"package/dist/{name}")
+            assert content is not None
+            (folder / "ort" / name).write_bytes(content.read())
+
+
+@pytest.mark.slow
+def test_the_page_detects_in_a_browser(
+    model_with_postprocessing: Path, model: Path, images: list[Path], tmp_path: Path
+) -> None:
+    runtime_for_browsers(tmp_path)
+    for file in (DEPLOY / "index.html", DEPLOY / "detect.js", model_with_postprocessing):
+        shutil.copy(file, tmp_path)
+    shutil.copy(model, tmp_path / "plain.onnx")
+    with served(tmp_path) as address, opened(f"{address}/index.html?ort=ort/", width=420, folder=True) as page:
+        page.wait_for_function("document.querySelector('#status').textContent.includes('ready')")
+        for path in images:
+            page.evaluate("window.detections = null")
+            page.set_input_files("#image", path)
+            page.wait_for_function("window.detections")
+            found = page.evaluate("window.detections")
+            agree(path, [(one["label"], one["score"], one["box"]) for one in found], pixels=1)
+            assert page.locator("rect.box").count() == page.locator("tbody tr").count() == len(found)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.locator("#threshold").fill("0.95")
+        assert page.locator("tbody tr").count() == sum(one["score"] >= 0.95 for one in found)
+        page.set_input_files("#model", tmp_path / "plain.onnx")
+        page.wait_for_selector("#status.error")
+        assert "--with-postprocessing" in page.text_content("#status")

@@ -141,7 +141,7 @@ def test_an_export_that_differs_is_not_written(
                 model.get_submodule("class_head").get_parameter("bias")[0] += difference
             super().__init__(model, torch.device("cpu"))
 
-    code = SimpleNamespace(write=lambda program, header, description, path, precision: path.touch(), open_engine=Other)
+    code = SimpleNamespace(write=lambda program, metadata, path, precision: path.touch(), open_engine=Other)
     monkeypatch.setattr(Runtime, "module", lambda self: code)
     with pytest.raises(WeightsError, match="differs from the plain model"):
         export(small_weights(TINY), RUNTIMES["onnx"], tmp_path / "model.onnx")
