@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from detrcli.boxes import to_pixels
+from detrcli.boxes import clip_boxes, to_pixels
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.data.preprocessing import collate, prepare
 from detrcli.data.shapes import scene
@@ -104,7 +104,7 @@ def detection_difference(
     for i, (height, width) in enumerate(sizes):
         expected = to_pixels(prediction.boxes[i].float(), height, width)[selection.queries[i]]
         if checkpoint.clips_boxes:
-            expected = expected.clamp(min=0).minimum(expected.new_tensor([width, height] * 2))
+            expected = clip_boxes(expected, height, width)
         scale = np.array([width, height] * 2)
         rows = [
             np.column_stack([boxes / scale, scores, labels])  # (D, 6); a wrong label is a difference of 1 or more

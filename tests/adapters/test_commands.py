@@ -110,10 +110,6 @@ def test_exports(kind: str, to: str, data: Path, detr: Detr, tmp_path: Path) -> 
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_models_with_inputs_of_many_sizes_are_not_exported(detr: Detr) -> None:
-    assert detr("export", folder_of("conditional"), "--format", "onnx", "--out", "x.onnx").code == 2
-
-
 def test_evaluation(folder: Path, tmp_path: Path, name: str, detr: Detr) -> None:
     """The metrics are those of pycocotools for the predictions of transformers, image by image."""
     make_shapes(tmp_path / "data", images=30, size=96, objects=3)

@@ -10,8 +10,10 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,18 +22,28 @@ import torch
 from browser import opened, served
 from deploy import detect
 from documents import ROOT, fenced
+from here import Detr
 from PIL import Image
 from small import CONFIG, TINY, small_weights, smooth_noise
 
 import detrcli
-from detrcli.architectures.adapters.architecture import BestPhrase, PairsOfSoftmax
+from detrcli.architectures.adapters.architecture import BestPhrase
+from detrcli.architectures.adapters.mask_classifiers import PairsOfSoftmax
+from detrcli.boxes import clip_boxes
 from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.checkpoints.load import load_checkpoint
+from detrcli.checkpoints.registry import EXPORTS
 from detrcli.config import Preprocessing
 from detrcli.data.make import make_shapes
 from detrcli.data.preprocessing import prepare
+from detrcli.errors import WeightsError
 from detrcli.guide import page
 from detrcli.inference.description import describe
-from detrcli.inference.detector import detections
+from detrcli.inference.detector import Detector, detections
+from detrcli.inference.export import RUNTIMES, Runtime, export, fixed_size
+from detrcli.inference.graphs import simplify
+from detrcli.inference.postprocessing import WithPostprocessing
+from detrcli.inference.verification import detection_difference
 from detrcli.losses.scoring import Scoring, Sigmoid, Softmax
 from detrcli.resize import BoundedEdges, ExactSize, FitInside, RaisedEdges, Resize, ScaledEdges, ShortestEdge
 from detrcli.structures import Prediction
@@ -274,3 +286,133 @@ def test_the_page_detects_in_a_browser(
         page.set_input_files("#model", tmp_path / "plain.onnx")
         page.wait_for_selector("#status.error")
         assert "--with-postprocessing" in page.text_content("#status")
+
+
+class Fixed(torch.nn.Module):
+    """A network with these outputs."""
+
+    def __init__(self, logits: torch.Tensor, boxes: torch.Tensor) -> None:
+        super().__init__()
+        self.outputs = logits, boxes
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.outputs
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("scoring", [Softmax(), Sigmoid(20), PairsOfSoftmax()], ids=lambda s: s.name)
+def test_postprocessing_in_the_graph(scoring: Scoring, clip: bool) -> None:
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 9, scoring.num_logits(3), generator=random) * 3
+    boxes, sizes = torch.rand(2, 9, 4, generator=random), [(40, 60), (123, 77)]
+    network = WithPostprocessing(Fixed(logits, boxes), scoring, clip=clip)
+    outputs = network(torch.zeros(2, 3, 8, 8), torch.tensor(sizes, dtype=torch.float32))
+    expected = detections(
+        Prediction(logits, boxes), sizes, small_weights().classes, scoring, Preprocessing(), threshold=1e-9
+    )
+    for *found, wanted, size in zip(*outputs, expected, sizes, strict=True):
+        corners = clip_boxes(torch.from_numpy(wanted.boxes), *size).numpy() if clip else wanted.boxes
+        np.testing.assert_allclose(found[0], corners, atol=1e-4)
+        np.testing.assert_allclose(found[1], wanted.scores)
+        assert small_weights().classes.ids[found[2]].tolist() == wanted.category_ids.tolist()
+
+
+def test_differences_of_detections() -> None:
+    """Equal scores may change places; the last detections may differ; labels and boxes may not."""
+    logits = torch.tensor([[[2.0, -1], [2, -3], [-3, -2]]])
+    boxes = torch.rand(1, 3, 4, generator=torch.Generator().manual_seed(0))
+    sizes, checkpoint = [(40, 60)], small_weights(replace(TINY, queries=3))
+    scoring = checkpoint.scoring
+    network = WithPostprocessing(Fixed(logits, boxes), scoring, clip=False)
+    outputs = [output.numpy() for output in network(torch.zeros(1), torch.tensor(sizes, dtype=torch.float32))]
+
+    def difference(change: Callable[[Any, Any, Any], object]) -> float:
+        arrays = [array.copy() for array in outputs]
+        change(*arrays)
+        return detection_difference(arrays, Prediction(logits, boxes), sizes, checkpoint)
+
+    def swap(*arrays: Any) -> None:
+        for array in arrays:
+            array[0, [0, 1]] = array[0, [1, 0]]
+
+    assert difference(lambda *_: None) < 1e-6
+    assert difference(swap) < 1e-6
+    assert difference(lambda boxes, *_: boxes[0, 0].__iadd__(6)) == pytest.approx(0.15, abs=1e-5)
+    assert difference(lambda boxes, scores, labels: labels[0].__setitem__(0, 1)) > 0.5
+    assert difference(lambda boxes, scores, labels: boxes[0, -1].__iadd__(6)) < 1e-6
+    assert np.isnan(difference(lambda boxes, *_: boxes.__setitem__((0, 0, 0), np.nan)))
+
+
+def test_simplified_graphs() -> None:
+    class Network(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            (whole,) = torch.split(x, [4], 1)
+            inside = (whole > 0.2) & (whole < 0.8) | (whole > 0.9)
+            return torch.where(inside, torch.ops.aten.alias(whole), 0)
+
+    x = torch.rand(2, 4)
+    program = torch.export.export(Network(), (x,))
+    kept = {str(node.target) for node in simplify(program).graph.nodes}
+    assert not any(name in target for target in kept for name in ("alias", "split", "__and__", "__or__"))
+    assert torch.equal(program.module()(x), Network()(x))
+
+
+def test_without_tensorrt_the_command_that_builds_the_engine(detr: Detr, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    call = ("export", "shapes", "--format", "tensorrt", "--precision", "fp16", "--with-postprocessing")
+    # Of images of 640 x 480, 1000 x 100 and 100 x 1000.
+    shapes = "images:1x3x27x27,sizes:1x2", "images:1x3x160x213,sizes:1x2", "images:8x3x270x270,sizes:8x2"
+    lines = [f"--{bound}Shapes={shape} " for bound, shape in zip(("min", "opt", "max"), shapes, strict=True)]
+    detr(*call).fails(6, "detrcli[tensorrt]", "--format onnx", "--precision fp16", "trtexec", *lines)
+
+
+@pytest.mark.parametrize("name", ["coreml", "litert", "executorch"])
+def test_without_a_converter(name: str, detr: Detr, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, RUNTIMES[name].packages[0], None)
+    detr("export", "shapes", "--format", name).fails(6, f"pip install 'detrcli[{name}]'")
+
+
+def test_a_converter_that_refuses_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: object) -> None:
+        raise ValueError("no such operator\nrank 6")
+
+    monkeypatch.setattr(Runtime, "module", lambda self: SimpleNamespace(write=write))
+    with pytest.raises(WeightsError, match="rank 6"):
+        export(small_weights(TINY), RUNTIMES["litert"], tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_file_with_postprocessing_is_for_other_programs(
+    model_with_postprocessing: Path, images: list[Path], detr: Detr
+) -> None:
+    detr("predict", images[0], "--weights", model_with_postprocessing).fails(2, str(model_with_postprocessing))
+    session = pytest.importorskip("onnxruntime").InferenceSession(model_with_postprocessing)
+    document = json.loads(session.get_modelmeta().custom_metadata_map["detector"])
+    ports = [*session.get_inputs(), *session.get_outputs()]
+    described = {"images": document["input"], "sizes": document["sizes"], **document["outputs"]}
+    assert [port.name for port in ports] == ["images", "sizes", "boxes", "scores", "labels"]
+    for port in ports:
+        assert port.shape == described[port.name]["shape"]
+        assert port.type == {"float32": "tensor(float)", "int32": "tensor(int32)"}[described[port.name]["type"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("postprocessing", [False, True])
+@pytest.mark.parametrize("name", ["litert", "executorch", "coreml"])
+def test_formats_for_phones(name: str, postprocessing: bool, tmp_path: Path) -> None:
+    """They are compared with the plain model, whose images are stretched to one size, and used as weights."""
+    for package in RUNTIMES[name].packages:
+        pytest.importorskip(package)
+    weights, path = "shapes-detr" if name == "coreml" else "shapes", tmp_path / f"model{EXPORTS[name]}"
+    difference = detrcli.export(weights, path, name, with_postprocessing=postprocessing)
+    if difference is not None:
+        assert difference < 1e-4
+    header = RUNTIMES[name].module().read_header(path)
+    assert json.loads(header["preprocessing"])["resize"] == {"kind": "exact-size", "height": 160, "width": 213}
+    if difference is not None and not postprocessing:
+        image = smooth_noise(0, (200, 300))
+        plain = Detector(fixed_size(load_checkpoint("shapes")), "cpu").predict(image, 0.01)
+        found = detrcli.load(path).predict(image, 0.01)
+        np.testing.assert_allclose(found.scores, plain.scores, atol=1e-4)
+        np.testing.assert_allclose(found.boxes, plain.boxes, atol=0.05)
