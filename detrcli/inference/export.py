@@ -123,7 +123,13 @@ _RUNTIMES = (
     Runtime("onnx", (), ("fp32", "fp16"), (), _ONNX),
     Runtime("openvino", (".bin",), ("fp32", "bf16", "fp16"), ("fp32", "bf16"), ("openvino",), converts_precision=True),
     Runtime(
-        "tensorrt", (".json",), ("fp32", "fp16"), (), ("tensorrt", *_ONNX), device="cuda", alternative=trtexec_command
+        "tensorrt",
+        (".engine.json",),
+        ("fp32", "fp16"),
+        (),
+        ("tensorrt", *_ONNX),
+        device="cuda",
+        alternative=trtexec_command,
     ),
     Runtime("coreml", (), ("fp32", "fp16"), (), ("coremltools",), converts_precision=True, fixed=True),
     Runtime("litert", (), ("fp32",), (), ("litert_torch", "ai_edge_litert"), fixed=True),

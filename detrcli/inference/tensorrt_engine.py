@@ -43,12 +43,12 @@ def write(program: Any, metadata: Metadata, path: Path, precision: str) -> None:
     if plan is None:
         raise WeightsError("TensorRT cannot build an engine of the model. Its log says why.")
     path.write_bytes(plan)
-    path.with_suffix(".json").write_text(json.dumps(dict(metadata.texts())), encoding="utf-8")
+    path.with_suffix(".engine.json").write_text(json.dumps(dict(metadata.texts())), encoding="utf-8")
 
 
 def read_header(path: Path) -> Mapping[str, str]:
     """Return the header in the file beside an engine, empty if there is none."""
-    beside = path.with_suffix(".json")
+    beside = path.with_suffix(".engine.json")
     try:
         return header_in(json.loads(beside.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError):
