@@ -22,8 +22,9 @@ from detrcli.data.preprocessing import prepare
 from detrcli.errors import DataError, WeightsError
 from detrcli.inference.detector import Detector
 from detrcli.inference.engines import Engine
-from detrcli.inference.export import CPU, RUNTIMES, cached_export
+from detrcli.inference.export import RUNTIMES, cached_export
 from detrcli.inference.stream import read_image
+from detrcli.inference.verification import CPU
 from detrcli.messages import argument
 from detrcli.reporter import SILENT, Reporter
 from detrcli.structures import Batch
