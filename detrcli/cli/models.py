@@ -43,7 +43,7 @@ def export(
     overwrite: opt.Overwrite = False,
     json: opt.Json = False,
 ) -> None:
-    """Write a model for onnxruntime, OpenVINO and other runtimes."""
+    """Write a model for another runtime."""
     from detrcli.checkpoints.registry import EXPORTS  # slow to import
 
     out = out or Path(f"{Path(weights).stem or 'model'}{EXPORTS[format]}")
