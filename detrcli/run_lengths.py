@@ -52,6 +52,14 @@ def _decompress(text: bytes) -> list[int]:
     return lengths
 
 
+def union(masks: Sequence[bytes], size: tuple[int, int]) -> bytes:
+    """Return the compressed counts of the union of masks of this (height, width)."""
+    from pycocotools import mask as rle  # only needed for masks
+
+    counts: bytes = rle.merge([{"size": list(size), "counts": counts} for counts in masks])["counts"]
+    return counts
+
+
 def pixels_of(runs: Any) -> np.ndarray:
     """Return the mask (H, W) bool of an RLE made by pycocotools, which is not checked."""
     from pycocotools import mask as rle

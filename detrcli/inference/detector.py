@@ -23,7 +23,7 @@ from detrcli.inference import DEFAULT_THRESHOLD, EngineName
 from detrcli.inference.auto import MIN_IMAGES, AutoEngine, has_openvino
 from detrcli.inference.engines import ENGINES, Engine, PlainEngine, fastest
 from detrcli.inference.export import RUNTIMES, cached_export
-from detrcli.inference.merging import merge
+from detrcli.inference.merging import JOINED_SCORE, merge
 from detrcli.inference.stream import ImageResult, ImageSource, View, decode, name_of, stream
 from detrcli.inference.tiles import Tile, Tiling
 from detrcli.losses.scoring import Scoring
@@ -223,13 +223,15 @@ class Detector:
             self._add_time("reading", start)
             return View(result, pixels, tile, last)
 
+        tiled = self.tiling.tiles is not None
+        lowest = threshold * JOINED_SCORE if tiled else threshold  # parts with such scores are joined to better ones
         return stream(
             sources,
             read,
-            lambda batch: self._predict_batch(batch, threshold, maps),
+            lambda batch: self._predict_batch(batch, lowest, maps),
             lambda views: self._merged(views, threshold),
             batch_size,
-            tiled=self.tiling.tiles is not None,
+            tiled=tiled,
         )
 
     def _check_maps(self, maps: MapRequest) -> None:
@@ -250,10 +252,13 @@ class Detector:
         (_, result), *others = views
         if result.detections is None or result.size is None or not self.tiling.merges:
             return result
+        start = time.perf_counter()
         tiles = [(v.tile, part.detections) for v, part in others if v.tile is not None and part.detections is not None]
         merged = merge(result.detections, tiles, result.size, self.checkpoint.config.queries, self.tiling.nms)
         if threshold > 0:
+            merged = merged.part(merged.scores >= threshold)
             merged = merged.part(np.argsort(-merged.scores, kind="stable"))
+        self._add_time("postprocessing", start)
         return replace(result, detections=merged)
 
     def _predict_batch(self, batch: list[View], threshold: float, maps: MapRequest | None) -> list[ImageResult]:

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import CONFIG, TINY, masked_weights, noise, small_weights
+from small import CONFIG, TINY, noise, small_weights
 from torchvision.ops import batched_nms, box_iou
 
 import detrcli
+from detrcli.data.shapes import scene
 from detrcli.errors import UsageError
 from detrcli.evaluation.results import best_of_classes
 from detrcli.inference import detector as detector_module
 from detrcli.inference.detector import Detector
-from detrcli.inference.merging import MARGIN, merge, suppress
+from detrcli.inference.merging import MARGIN, join, merge, suppress
 from detrcli.inference.tiles import MAX_TILES, Tile, Tiling
 from detrcli.run_lengths import MaskRows, encode
 from detrcli.segmentation.maps import MapRequest
@@ -132,6 +133,13 @@ def detections(rows: Sequence[tuple[Sequence[float], float]], first_query: int =
     )
 
 
+def rectangles(boxes: np.ndarray, tile: Tile) -> MaskRows:
+    """Masks that fill the boxes in a tile."""
+    y, x = np.mgrid[: tile.bottom - tile.top, : tile.right - tile.left]
+    masks = [(y >= y0) & (x >= x0) & (y < y1) & (x < x1) for x0, y0, x1, y1 in boxes]
+    return MaskRows(y.shape, [encode(mask) for mask in masks])
+
+
 def test_merging_of_cut_boxes() -> None:
     """Two tiles of an image of 200 x 100, which overlap by 20 pixels."""
     left, right = Tile(0, 0, 110, 100), Tile(90, 0, 200, 100)
@@ -150,6 +158,76 @@ def test_merging_of_cut_boxes() -> None:
     assert merged.scores.tolist() == np.float32([0.8, 0.9, 0.7, 0.4]).tolist()
     # A part stays if nothing else shows its object.
     assert len(merge(detections([]), [(left, parts[0][1].part(np.array([2])))], (100, 200), 10)) == 1
+
+
+def test_parts_of_an_object_are_joined() -> None:
+    """An object over two tiles. A much worse part, and a part of another height, stay apart."""
+    left, right = Tile(0, 0, 110, 100), Tile(90, 0, 200, 100)
+    parts = [
+        (left, detections([((40, 10, 112, 30), 0.6), ((60, 60, 110, 90), 0.9), ((80, 40, 110, 50), 0.8)])),
+        (right, detections([((-1, 11, 60, 31), 0.7), ((0, 60, 60, 90), 0.4), ((0, 44, 60, 58), 0.7)])),
+    ]
+    merged = merge(detections([]), parts, (100, 200), 10)
+    assert dict(zip(merged.queries.tolist(), merged.boxes.tolist(), strict=True)) == {
+        20: [40, 10, 150, 31], 11: [60, 60, 110, 90], 21: [90, 60, 150, 90], 12: [80, 40, 110, 50],
+        22: [90, 44, 150, 58],
+    }  # fmt: skip
+    masked = [(tile, replace(part, masks=rectangles(part.boxes, tile))) for tile, part in parts]
+    none = replace(detections([]), masks=MaskRows((100, 200), []))
+    masks = merge(none, masked, (100, 200), 10).masks
+    assert masks is not None
+    expected = np.zeros((100, 200), bool)
+    expected[10:30, 40:110] = expected[11:31, 90:150] = True
+    np.testing.assert_array_equal(masks[merged.queries.tolist().index(20)], expected)
+    # The whole image has a better box for the first.
+    whole = merge(detections([((41, 10, 150, 31), 0.8)]), parts, (100, 200), 10)
+    assert whole.queries.tolist() == [0, 11, 12, 21, 22]
+
+
+def brute_force_groups(
+    boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, views: np.ndarray, tiles: np.ndarray
+) -> set[frozenset[int]]:
+    """Group the parts of objects by the definition, pixel by pixel of integer boxes."""
+
+    def pixels(*corners: np.ndarray) -> set[tuple[int, int]]:
+        x0, y0, x1, y1 = corners[0]
+        for box in corners[1:]:
+            x0, y0, x1, y1 = max(x0, box[0]), max(y0, box[1]), min(x1, box[2]), min(y1, box[3])
+        return {(x, y) for x in range(int(x0), int(x1)) for y in range(int(y0), int(y1))}
+
+    left = sorted(range(len(scores)), key=lambda i: -scores[i])
+    groups = []
+    while left:
+        group = [left.pop(0)]
+        for m in group:
+            for i in list(left):
+                theirs, ours = pixels(boxes[i], tiles[i], tiles[m]), pixels(boxes[m], tiles[i], tiles[m])
+                same = len(theirs & ours) > 0.5 * len(theirs | ours)
+                same &= labels[i] == labels[group[0]] and scores[i] >= 0.5 * scores[group[0]]
+                if same and views[i] not in {views[j] for j in group}:
+                    group.append(i)
+                    left.remove(i)
+        groups.append(frozenset(group))
+    return set(groups)
+
+
+def test_joining_is_that_of_the_definition() -> None:
+    rng = np.random.default_rng(2)
+    corners = np.array(Tiling("24x24", 0.4).of(50, 50))
+    assert len(corners) == 9
+    sizes: set[int] = set()
+    for _ in range(10):
+        views = rng.integers(0, 9, 60)
+        tiles = corners[views]
+        low, high = (np.array(rng.choice([4, 5, 6, 40, 41, 42], (60, 2))) for _ in range(2))
+        boxes = np.concatenate([np.minimum(low, high), np.maximum(low, high) + 1], 1)
+        boxes = boxes.clip(np.tile(tiles[:, :2], 2), np.tile(tiles[:, 2:], 2))
+        scores, labels = rng.permutation(60) / 60 + 0.2, rng.integers(0, 2, 60)
+        groups = join(boxes, scores, labels, views, tiles)
+        assert {frozenset(group) for group in groups} == brute_force_groups(boxes, scores, labels, views, tiles)
+        assert all(scores[group[0]] == scores[group].max() for group in groups)
+        sizes |= {len(group) for group in groups}
+    assert max(sizes) >= 4
 
 
 def test_overlapping_objects_of_a_view_are_kept() -> None:
@@ -186,7 +264,7 @@ def detector() -> Detector:
 
 
 def test_detections_are_those_of_the_crops(detector: Detector) -> None:
-    """Every detection is that of the image or of a tile by itself, and the rules say which are kept."""
+    """Every detection is that of the image or of a tile by itself, or joined from these by the rules."""
     image, queries = noise(), CONFIG.queries
     tiling = Tiling(2, 0.3, nms=0.8)
     tiles = tiling.of(60, 90)
@@ -220,6 +298,24 @@ def test_detections_are_those_of_the_crops(detector: Detector) -> None:
     above = detector.with_tiling(tiling).predict(image, threshold=threshold)
     assert sorted(above.queries) == [q for q in kept.tolist() if scores[q] >= threshold]
     assert (np.diff(above.scores) <= 0).all()
+
+
+def test_the_threshold_applies_to_the_result() -> None:
+    """A part with a score below it is joined to a better part."""
+    views = iter([[], [((60, 60, 110, 90), 0.9)], [((0, 60, 60, 90), 0.6), ((70, 5, 90, 20), 0.6)]])
+
+    def engine(batch: Batch) -> Prediction:
+        logits, boxes = torch.full((1, 9, 4), -30.0), torch.full((1, 9, 4), 0.5)
+        logits[..., -1] = 0
+        for i, ((x0, y0, x1, y1), score) in enumerate(next(views)):
+            logits[0, i, 0] = np.log(score / (1 - score))
+            boxes[0, i] = torch.tensor([(x0 + x1) / 220, (y0 + y1) / 200, (x1 - x0) / 110, (y1 - y0) / 100])
+        return Prediction(logits, boxes)
+
+    tiled = Detector(small_weights(TINY), "cpu", engine=engine).with_tiling(Tiling("110x100", 0.1))
+    merged = tiled.predict(np.zeros((100, 200, 3), np.uint8), threshold=0.7)
+    np.testing.assert_allclose(merged.boxes, [[60, 60, 150, 90]], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(merged.scores, [0.9], rtol=0, atol=1e-6)
 
 
 def reaches(box: Sequence[float], tile: Tile) -> bool:
@@ -288,22 +384,26 @@ def test_odd_images(detector: Detector, tmp_path: Path) -> None:
 
 
 def test_models_with_masks() -> None:
-    """Masks have the size of the image and lie in their tile. Maps of tiles are refused."""
-    plain = Detector(masked_weights(), "cpu")
-    tiling = Tiling("50x60")
-    tiled, tiles = plain.with_tiling(tiling), tiling.of(60, 90)
-    merged = tiled.predict(noise(), threshold=0)
+    """Masks of tiles are moved to their place. Maps of tiles are refused."""
+    plain = detrcli.load("shapes-masks", "cpu")
+    tiling = Tiling("160x256", 0.4)
+    tiled, tiles = plain.with_tiling(tiling), tiling.of(256, 256)
+    image = Image.fromarray(scene(0, 0, size=256).pixels)
+    merged = tiled.predict(image, threshold=0.3)
     assert merged.masks is not None
-    assert merged.masks.size == (60, 90)
-    alone = [plain.predict(noise().crop(tile), threshold=0).masks for tile in tiles]
-    number, query = np.divmod(merged.queries, CONFIG.queries)
-    assert len(set(number)) > 1
+    assert merged.masks.size == (256, 256)
+    every = [plain.predict(image.crop(tile), threshold=0) for tile in tiles]
+    of_tiles = 0
     for i, mask in enumerate(merged.masks):
-        if number[i]:
-            tile, masks = tiles[number[i] - 1], alone[number[i] - 1]
+        number, query = divmod(int(merged.queries[i]), plain.checkpoint.config.queries)
+        if number:
+            tile, masks = tiles[number - 1], every[number - 1].masks
             assert masks is not None
-            np.testing.assert_array_equal(mask[:, tile.left : tile.right], masks[int(query[i])])
-            assert mask.sum() == masks[int(query[i])].sum()
+            own = masks[int(np.flatnonzero(every[number - 1].queries == query)[0])]
+            np.testing.assert_array_equal(mask[:, tile.left : tile.right], own)
+            assert mask.sum() == own.sum() > 0
+            of_tiles += 1
+    assert 0 < of_tiles < len(merged)
     for refused in (tiled, plain.with_tiling(Tiling(nms=0.5))):
         with pytest.raises(UsageError, match="panoptic maps"):
             refused.stream([noise()], maps=MapRequest("panoptic"))
