@@ -184,6 +184,26 @@ def test_parts_of_an_object_are_joined() -> None:
     assert whole.queries.tolist() == [0, 11, 12, 21, 22]
 
 
+def test_joined_detections_are_whole() -> None:
+    """They remain in a larger object, end at the image's edge, and suppress worse detections of all tiles."""
+    left, right = Tile(0, 0, 110, 100), Tile(90, 0, 200, 100)
+    parts = [
+        (left, detections([((20, -5, 110, 30), 0.9), ((20, 0, 110, 28), 0.3)])),
+        (right, detections([((0, 0, 60, 30), 0.8)])),
+    ]
+    merged = merge(detections([((0, 0, 200, 100), 0.95)]), parts, (100, 200), 10)
+    assert merged.boxes.tolist() == [[0, 0, 200, 100], [20, 0, 150, 30]]
+    assert merge(detections([]), parts, (100, 200), 10).boxes.tolist() == [[20, 0, 150, 30]]
+    # A tile that cuts the box too does not show more of the object.
+    part = detections([((60, 42, 110, 58), 0.9)])
+    grid = Tiling("110x60", 0.1).of(100, 200)
+    assert grid == [Tile(0, 0, 110, 60), Tile(90, 0, 200, 60), Tile(0, 40, 110, 100), Tile(90, 40, 200, 100)]
+    merged = merge(
+        detections([]), [(tile, part if tile == grid[0] else detections([])) for tile in grid], (100, 200), 1
+    )
+    assert len(merged) == 1
+
+
 def brute_force_groups(
     boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, views: np.ndarray, tiles: np.ndarray
 ) -> set[frozenset[int]]:
