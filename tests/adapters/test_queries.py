@@ -1,6 +1,8 @@
 """Another number of object queries: kept rows are equal bit for bit, and transformers loads the trained model."""
 
+import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,19 @@ def test_training(name: str, queries: int, data: Path, detr: Detr) -> None:
     with torch.no_grad():
         assert network(torch.rand(1, 3, 64, 64)).logits.shape[1] == queries
     assert load_checkpoint("run").config.queries == queries
+
+
+def test_detections() -> None:
+    """As many as published, unless the user has changed the queries to more."""
+    for name, num_select, expected in (
+        ("lw", None, (100, 100, 300)),
+        ("rf", 50, (50, 50, 300)),
+        ("rt", None, (20, 31, 300)),
+    ):
+        config: Any = load_checkpoint(str(folder_of(name))).config
+        facts = {**json.loads(config.facts), "num_select": num_select}
+        config = replace(config, facts=json.dumps(facts))
+        assert tuple(replace(config, queries=queries).selected for queries in (20, 31, 300)) == expected
 
 
 def test_more_queries_than_tokens(data: Path, detr: Detr, tmp_path: Path) -> None:

@@ -70,3 +70,12 @@ def test_commands(data: Path, image: Path, detr: Detr, tmp_path: Path) -> None:
         ("eval", data, "--weights", folder_of("rf"), "--size", 100),
     ):
         detr(*command).fails(2, "96", "112")
+
+
+def test_images_with_fewer_tokens_than_queries(image: Path, detr: Detr) -> None:
+    """Where the number of tokens depends on the image."""
+    command = ("predict", image, "--weights", folder_of("deformable-two-stage"), "--no-images")
+    detr(*command, "--size", 16).fails(2, "16 x 16 pixels", "--size")
+    detr(*command, "--size", 64).ok()
+    text = ("--text", phrases.TEXT)
+    detr("predict", image, "--weights", phrases.folder_of("grounding"), *text, "--size", 16).fails(2, "--size")

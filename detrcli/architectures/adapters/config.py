@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY, Family
@@ -53,11 +54,16 @@ class ClosedSetConfig(TransformersConfig):
 
     @property
     def selected(self) -> int:
-        """The number of pairs of query and class that become detections, for models with a sigmoid."""
+        """The number of pairs of query and class that become detections, for models with a sigmoid.
+
+        It is the published number, or that of the queries if the user has changed it to more.
+        """
         facts = json.loads(self.facts)
-        # Own checkpoints of RF-DETR and LW-DETR have a number for their queries, which transformers ignores.
-        chosen = facts.get("num_select") if facts.get("num_queries") == self.queries else None
-        return chosen or self.family.detections or self.queries
+        before = facts[self.family.queries_key(SimpleNamespace(**facts))]
+        # Own checkpoints of RF-DETR and LW-DETR have a number of their own, which transformers ignores.
+        published: int | None = facts.get("num_select") or self.family.detections
+        changed = self.queries != before and self.queries > (published or 0)
+        return self.queries if changed or published is None else published
 
     def library_config(self) -> Any:
         config = super().library_config()

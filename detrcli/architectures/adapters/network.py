@@ -18,6 +18,8 @@ from detrcli.architectures.adapters.families import ClosedSet, OpenVocabulary
 from detrcli.architectures.adapters.library import import_transformers
 from detrcli.architectures.adapters.originals.rt_detr import HEAD_ACTIVATION
 from detrcli.architectures.foreign import TOTAL, ForeignNetwork
+from detrcli.errors import UsageError
+from detrcli.messages import argument
 from detrcli.structures import Batch, Match, Output, QueryGroup, Target
 
 STEM = ("embedder", "conv1", "bn1", "layer1")  # names of the first layers in the backbones of transformers
@@ -60,6 +62,19 @@ class TransformersNetwork(ForeignNetwork):
         if self.family.masked and batch.padding is not None:
             inputs["pixel_mask"] = (~batch.padding).long()
         return inputs
+
+    def compute(self, **inputs: Any) -> Any:
+        """Return the output of the network. Raises UsageError for an image with fewer tokens than queries."""
+        try:
+            return self.network(**inputs)
+        except RuntimeError as error:  # of torch.topk
+            if "index k out of range" not in str(error):
+                raise
+            height, width = inputs["pixel_values"].shape[2:]
+            raise UsageError(
+                f"An input of {width} x {height} pixels has fewer feature cells than the model has queries.\n"
+                f"Use a larger {argument('size')}."
+            ) from None
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load tensors, and tie those that the network has under several names again."""
@@ -122,7 +137,7 @@ class AdaptedNetwork(TransformersNetwork):
         labels = [self.labels(target, batch) for target in targets or ()]
         self.computes_loss = self.training and targets is not None
         with self._as_in_training(denoising=bool(labels)), self._recording_hidden_states():
-            output = self.network(**self.inputs(batch), labels=labels)
+            output = self.compute(**self.inputs(batch), labels=labels)
         assert self.layers is not None
         logits, boxes = self.layers
         proposals = [part[None, :, : self.queries] for part in self.proposals if part is not None]
@@ -297,7 +312,7 @@ class TokenNetwork(OpenVocabularyNetwork):
         return None, None, None
 
     def predict(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        self.network(**inputs, labels=[])  # labels, without objects, so that the network calls its loss function
+        self.compute(**inputs, labels=[])  # labels, without objects, so that the network calls its loss function
         tokens, boxes = self.outputs  # (L, B, Q, T), (L, B, Q, 4)
         self.outputs = []
         return torch.stack([tokens[..., first:end].amax(-1) for first, end in self.spans], -1), boxes
