@@ -33,11 +33,16 @@ Sizes = Sequence[tuple[int, int]]  # height and width of images in pixels
 
 
 def _batches(checkpoint: Checkpoint) -> Iterator[tuple[Batch, Sizes]]:
-    """Yield a drawing of each of IMAGE_SIZES by itself, and three drawings as a batch, with their sizes."""
+    """Yield a drawing of each of IMAGE_SIZES by itself, and three drawings as a batch, with their sizes.
+
+    They are grainy, because equal pixels give equal proposals, whose order depends on the runtime.
+    """
 
     def drawing(number: int, size: tuple[int, int]) -> torch.Tensor:
-        image = Image.fromarray(scene(0, number, DRAWN_SIZE).pixels)
-        return prepare(image.resize(size[::-1], Image.Resampling.BICUBIC), checkpoint.preprocessing)
+        drawn = Image.fromarray(scene(0, number, DRAWN_SIZE).pixels).resize(size[::-1], Image.Resampling.BICUBIC)
+        grain = np.random.default_rng(number).integers(-16, 17, (*size, 3))
+        image = Image.fromarray((np.array(drawn) + grain).clip(0, 255).astype(np.uint8))
+        return prepare(image, checkpoint.preprocessing)
 
     for number, size in enumerate(IMAGE_SIZES):
         yield collate([drawing(number, size)]), [size]

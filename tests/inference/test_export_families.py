@@ -36,8 +36,11 @@ def checkpoint_of(name: str) -> Checkpoint:
 
 def images() -> list[Any]:
     """Two images of equal size, a wide and a tall image."""
-    sizes = [(160, 120), (160, 120), (200, 96), (90, 150)]
-    return [Image.fromarray(scene(3, number, 160).pixels).resize(size) for number, size in enumerate(sizes)]
+    random, made = np.random.default_rng(0), []
+    for number, size in enumerate([(160, 120), (160, 120), (200, 96), (90, 150)]):
+        drawn = np.array(Image.fromarray(scene(3, number, 160).pixels).resize(size))
+        made.append(Image.fromarray((drawn + random.integers(-16, 17, drawn.shape)).clip(0, 255).astype(np.uint8)))
+    return made
 
 
 @pytest.mark.parametrize(
@@ -45,7 +48,7 @@ def images() -> list[Any]:
     [
         pytest.param(runtime, name, marks=() if (runtime, name) in QUICK else pytest.mark.slow)
         for name in CLOSED
-        for runtime in RUNTIMES
+        for runtime in ("onnx", "openvino")
     ],
 )
 def test_a_family_predicts_as_the_plain_model(runtime: str, name: str, tmp_path: Path) -> None:
@@ -64,7 +67,7 @@ def test_a_family_predicts_as_the_plain_model(runtime: str, name: str, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", list(RUNTIMES))
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_another_size_than_that_of_the_file(runtime: str, tmp_path: Path) -> None:
     path = tmp_path / f"model{RUNTIMES[runtime].suffix}"
     export(checkpoint_of("rf"), RUNTIMES[runtime], path)
