@@ -20,10 +20,8 @@ def write(program: Any, metadata: Metadata, path: Path, precision: str) -> None:
     for port, name in zip((*model.inputs, *model.outputs), (*metadata.inputs, *metadata.outputs), strict=True):
         port.get_tensor().set_names({name})
     # The conversion loses a fixed height and width.
-    shapes = {
-        name: [side if isinstance(side, int) else -1 for side in shape] for name, shape in metadata.inputs.items()
-    }
-    model.reshape(shapes)
+    inputs = metadata.inputs.items()
+    model.reshape({name: [side if isinstance(side, int) else -1 for side in shape] for name, shape in inputs})
     model.input("images").get_node().set_layout(openvino.Layout("NCHW"))
     for key, text in metadata.texts().items():
         model.set_rt_info(text, [key])

@@ -59,11 +59,11 @@ def test_a_family_predicts_as_the_plain_model(runtime: str, name: str, tmp_path:
         actual = detrcli.load(path).predict(images(), 0.0, batch_size)
         for a, b in zip(actual, expected, strict=True):
             np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
-            # Detections with nearly equal scores may change places.
+            # Detections with nearly equal scores may change places, the last with a pair that is left out.
             rows = [np.column_stack([d.boxes / 10, d.scores * 1e3, d.category_ids * 1e4]) for d in (a, b)]
             distances = np.abs(rows[0][:, None] - rows[1]).max(-1)  # (D, D)
-            assert distances.min(0).max() < 0.1
-            assert distances.min(1).max() < 0.1
+            assert distances.min(1)[a.scores > a.scores[-1] + 1e-4].max(initial=0) < 0.1
+            assert distances.min(0)[b.scores > b.scores[-1] + 1e-4].max(initial=0) < 0.1
 
 
 @pytest.mark.slow
