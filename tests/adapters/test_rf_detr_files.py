@@ -160,6 +160,29 @@ def test_files_of_rf_detr(version: str, masks: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("facts", "more", "queries"),
+    [
+        ({"side": 42, "queries": 300}, {}, 200),
+        ({"side": 42, "queries": 300}, {"model_config": {"num_queries": 300}}, 300),
+        ({"side": 8, "queries": 30}, {"model_config": {"num_queries": 12}}, 12),
+        ({"side": 8, "queries": 30}, {}, 30),
+    ],
+)
+def test_files_with_more_queries_than_the_model(
+    facts: dict[str, int], more: dict[str, Any], queries: int, tmp_path: Path
+) -> None:
+    """The first of each group are used. The published file of seg large has 300, and its model 200."""
+    network = narrow_rf_detr(masks=True, group_detr=3, layers=1, **facts)
+    content = {"model": original_names(network, RF_DETR), **more}
+    checkpoint = load_checkpoint(saved(tmp_path / "checkpoint.pth", content))
+    assert checkpoint.config.queries == queries
+    for name in ("query_feat.weight", "reference_point_embed.weight"):
+        stored = network.state_dict()[f"model.model.{name}"].view(3, facts["queries"], -1)
+        kept = checkpoint.tensors[f"network.model.model.{name}"]
+        assert torch.equal(kept, stored[:, :queries].flatten(0, 1))
+
+
+@pytest.mark.parametrize(
     ("args", "rows", "names"),
     [
         ({"class_names": ["cat", "dog"]}, 3, {0: "cat", 1: "dog", 2: "no object"}),

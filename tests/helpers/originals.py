@@ -264,7 +264,9 @@ MODELS: Mapping[str, tuple[str, dict[str, Any], Rules]] = {
 }  # fmt: skip
 
 
-def rf_detr(*, masks: bool, layers: int = 2, queries: int = 20, side: int = 10, rows: int = 4) -> dict[str, Any]:
+def rf_detr(
+    *, masks: bool, layers: int = 2, queries: int = 20, side: int = 10, rows: int = 4, **more: Any
+) -> dict[str, Any]:
     """Return the config of a narrow RF-DETR, with what its package does not let users change."""
     return {
         "d_model": 256, "decoder_layers": layers, "decoder_n_points": 2, "num_queries": queries, "num_labels": rows,
@@ -274,6 +276,7 @@ def rf_detr(*, masks: bool, layers: int = 2, queries: int = 20, side: int = 10, 
             "patch_size": 12 if masks else 16, "num_windows": 2, "layer_norm_eps": 1e-6,
             "image_size": side * (12 if masks else 16), "out_features": ["stage3", "stage6", "stage9", "stage12"],
         },
+        **more,
     }  # fmt: skip
 
 
