@@ -196,7 +196,7 @@ class Detections:
     boxes: np.ndarray  # (N, 4), xyxy in pixels, float32
     scores: np.ndarray  # (N,), class probabilities, float32
     category_ids: np.ndarray  # (N,), the dataset's ids
-    queries: np.ndarray  # (N,), indices of the object queries
+    queries: np.ndarray  # (N,), indices of the object queries; in tiles of an image they are counted on
     labels: np.ndarray  # (N,), class names
     masks: MaskRows | None = field(default=None, kw_only=True)  # (N,), each (H, W); None if the model has no masks
 
