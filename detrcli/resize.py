@@ -204,6 +204,7 @@ class PaddedEdges(BoundedEdges):
     """The rule of EoMT: as BoundedEdges, and then padded at the right and the bottom to `size` x `max_size`."""
 
     kind = "padded-edges"
+    formula = ("input_height, input_width = size, max_size",)
 
     def place(self, height: int, width: int) -> Placement:
         inner = super().place(height, width)

@@ -24,6 +24,7 @@ from detrcli.resize import (
     BoundedEdges,
     ExactSize,
     FitInside,
+    PaddedEdges,
     PaddedSquare,
     Placement,
     RaisedEdges,
@@ -91,6 +92,7 @@ def test_other_sizes() -> None:
         (ShortestEdge(96, 96), (1,)),
         (BoundedEdges(96, 200, 16), (1, 2, 4, 8, 16)),
         (RaisedEdges(96, 200, 32), (1, 2, 4, 8, 16, 32)),
+        (PaddedEdges(96, 96), (1, 2, 4, 8, 16, 24, 32)),
         (ScaledEdges(96, 200), (1,)),
     ],
 )

@@ -45,7 +45,16 @@ from detrcli.inference.graphs import simplify
 from detrcli.inference.postprocessing import WithPostprocessing
 from detrcli.inference.verification import detection_difference
 from detrcli.losses.scoring import Scoring, Sigmoid, Softmax
-from detrcli.resize import BoundedEdges, ExactSize, FitInside, RaisedEdges, Resize, ScaledEdges, ShortestEdge
+from detrcli.resize import (
+    BoundedEdges,
+    ExactSize,
+    FitInside,
+    PaddedEdges,
+    RaisedEdges,
+    Resize,
+    ScaledEdges,
+    ShortestEdge,
+)
 from detrcli.structures import Prediction
 
 DEPLOY = ROOT / "examples" / "deploy"
@@ -55,6 +64,7 @@ RULES = [
     BoundedEdges(),
     BoundedEdges(512, 864, 16),
     RaisedEdges(800, 1333, 32),
+    PaddedEdges(640, 640),
     ScaledEdges(),
     ExactSize(384, 512),
     FitInside(512, 640),
