@@ -163,7 +163,7 @@ class BoundedEdges(ShortestEdge):
     """The rule of transformers: the longer side is at most `max_size`; sides are floored to multiples of `divisor`."""
 
     kind = "bounded-edges"
-    formula = (
+    formula: ClassVar[Sequence[str]] = (
         "short, long = min(image_height, image_width), max(image_height, image_width)",
         "scale = max_size * short / long if long / short * size > max_size else float(size)",
         "edge = round(scale)",
