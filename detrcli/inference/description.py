@@ -82,6 +82,8 @@ def describe(checkpoint: Checkpoint, inputs: Mapping[str, Shape], outputs: Mappi
         facts["scoring"] = _scoring(checkpoint, outputs)
         covered = "padded square" if p.resize.pads_first else "image"
         facts["boxes"] = {"format": "cxcywh", "relative_to": covered, "clip": checkpoint.clips_boxes}
+    if "masks" in outputs:
+        facts["masks"] = {"values": "logits", "covers": "input", "inside": "above 0"}
     return {**facts, "classes": [{"id": id_, "name": name} for id_, name in names]}
 
 
