@@ -127,6 +127,7 @@ def test_matching(name: str) -> None:
     assert equal == 12 if name == "maskformer" else equal >= 6
 
 
+@pytest.mark.slow
 def test_transformers_reads_the_checkpoint_of_a_training(name: str, data: Path, detr: Detr) -> None:
     """With more queries. Masks are evaluated."""
     more = ("--set", f"queries={QUERIES + 3}")
