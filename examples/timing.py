@@ -19,7 +19,10 @@ Way = Callable[[], Any]
 
 
 def in_turn(
-    ways: Mapping[str, Way], rounds: int, before: Callable[[str], None] = lambda name: None
+    ways: Mapping[str, Way],
+    rounds: int,
+    before: Callable[[str], None] = lambda name: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Return the seconds of each way, by round. Ways alternate, so that disturbances affect all of them.
 
@@ -29,10 +32,10 @@ def in_turn(
     for round_ in range(rounds + 1):
         for name, way in ways.items():
             before(name)
-            start = time.perf_counter()
+            start = clock()
             way()
             if round_:  # the first round fills caches
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
