@@ -38,6 +38,8 @@ def loading(source: str) -> Iterator[None]:
     """Turn any error of transformers into a WeightsError of one line."""
     try:
         yield
+    except WeightsError:  # of its import
+        raise
     except Exception as error:  # it raises all kinds of errors for damaged folders
         lines = str(error).strip().splitlines()
         reason = lines[0][:MAX_ERROR] if lines else repr(error)
