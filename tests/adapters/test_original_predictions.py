@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 transformers = pytest.importorskip("transformers")
-pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers
+# Rounding depends on the number of threads, and tokens of nearly equal scores can change places by it.
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 SIZE = {"height": 640, "width": 640}
 FORMS = ("published", "model", "training")
 DEIM = {"deim_hgnetv2_n_coco.pth": "dfine_n_coco.pth", "deim_hgnetv2_s_coco.pth": "dfine_s_coco.pth"}
@@ -107,7 +108,7 @@ def test_training_from_a_file(file: str, data: Path, tmp_path: Path, detr: Detr)
     """It resumes, and is reported."""
     tensors = original_names(network_of(file), MODELS["dfine_n_coco.pth"][2])
     path = saved(tmp_path / file, content_of(file, tensors, "training"))
-    command = ("train", data, "--weights", path, "--out", "run", "--epochs", 1, "--size", 128)
-    detr(*command, "--batch-size", 6, "--set", "workers=0", "--set", "queries=50").ok()
+    command = ("train", data, "--weights", path, "--out", "run", "--epochs", 1, "--size", 256)
+    detr(*command, "--batch-size", 6, "--set", "workers=0").ok()
     detr("train", "--resume", "run", "--epochs", 2).ok()
     detr("report", "run", "--out", "report").ok()
