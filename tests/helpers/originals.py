@@ -234,10 +234,6 @@ MODELS: Mapping[str, tuple[str, dict[str, Any], Rules]] = {
     ),
     "rtdetr_r50vd_m.pth": ("rt_detr", rt_detr(R50, hidden_expansion=0.5, decoder_layers=3), RESNET),
     "rtdetrv2_r50vd_m.pth": ("rt_detr_v2", rt_detr(R50, hidden_expansion=0.5, decoder_layers=3), RESNET),
-    "rtdetrv2_r34vd.pth": ("rt_detr_v2", rt_detr(R34, basic=True, decoder_layers=4), RESNET),
-    "rtdetrv2_r101vd.pth": (
-        "rt_detr_v2", rt_detr((3, 4, 23, 3), **_WIDE, decoder_in_channels=[384] * 3), RESNET,
-    ),
     "rtdetrv2_r18vd.pth": ("rt_detr_v2", rt_detr(R18, basic=True, decoder_layers=3), RESNET),
     "rtdetrv2_r50vd.pth": ("rt_detr_v2", rt_detr(R50), RESNET),
     "rtdetrv2_r18vd_dsp.pth": (
