@@ -90,7 +90,9 @@ def main() -> None:
     parser.add_argument("--out", help="an image file for the drawing")
     args = parser.parse_args()
     session = onnxruntime.InferenceSession(args.model, providers=["CPUExecutionProvider"])
-    model = json.loads(session.get_modelmeta().custom_metadata_map["detector"])
+    model = json.loads(session.get_modelmeta().custom_metadata_map.get("detector", "{}"))
+    if "scoring" not in model:
+        raise SystemExit(f"{args.model}: not written by `detr export --format onnx`, or with postprocessing.")
     image = ImageOps.exif_transpose(Image.open(args.image)).convert("RGB")
     logits, boxes = session.run(["logits", "boxes"], {"images": preprocess(image, model["input"])})
     draw = ImageDraw.Draw(image)

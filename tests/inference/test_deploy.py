@@ -207,7 +207,9 @@ def test_detections_without_torch(scoring: Scoring, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_the_program_without_torch(model: Path, images: list[Path], tmp_path: Path) -> None:
+def test_the_program_without_torch(
+    model: Path, model_with_postprocessing: Path, images: list[Path], tmp_path: Path
+) -> None:
     """It runs in a process that cannot import torch or this package."""
     (tmp_path / "torch.py").write_text("raise ImportError")
     for path in images:
@@ -216,6 +218,11 @@ def test_the_program_without_torch(model: Path, images: list[Path], tmp_path: Pa
         shown = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
         lines = [line.split("\t") for line in shown.splitlines()]
         agree(path, [(name, float(score), [float(side) for side in box]) for name, score, *box in lines])
+    other = [sys.executable, DEPLOY / "detect.py", model_with_postprocessing, images[0]]
+    refused = subprocess.run(other, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "postprocessing" in refused.stderr
+    assert "Traceback" not in refused.stderr
     with Image.open(tmp_path / "out.png") as drawn, Image.open(images[-1]) as image:
         assert drawn.size == image.size
 
