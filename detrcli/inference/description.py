@@ -18,7 +18,11 @@ SCHEMA = "detr.exported-model/1"
 Shape = Sequence[int | str]  # names in place of variable dimensions
 INPUTS: Mapping[str, Shape] = {"images": ("batch", 3, "height", "width"), "sizes": ("batch", 2)}
 # Without and with postprocessing.
-PREDICTIONS: Mapping[str, Shape] = {"logits": ("batch", "queries", "classes"), "boxes": ("batch", "queries", 4)}
+PREDICTIONS: Mapping[str, Shape] = {
+    "logits": ("batch", "queries", "classes"),
+    "boxes": ("batch", "queries", 4),
+    "masks": ("batch", "queries", "mask_height", "mask_width"),  # logits, of models with masks
+}
 DETECTIONS: Mapping[str, Shape] = {
     "boxes": ("batch", "detections", 4),
     "scores": ("batch", "detections"),

@@ -35,13 +35,14 @@ from detrcli.inference.tensorrt_shapes import trtexec_command
 from detrcli.inference.tracing import trace
 from detrcli.inference.verification import input_sizes, verify
 from detrcli.messages import argument
+from detrcli.model.masks import QueryMasks
 from detrcli.reporter import SILENT, Reporter
 from detrcli.resize import ExactSize
 from detrcli.structures import Batch, Prediction
 from detrcli.system.devices import PRECISIONS
 from detrcli.system.files import cache_folder
 
-PRECISION, POSTPROCESSING = "precision", "postprocessing"  # keys in the header of an export
+PRECISION, POSTPROCESSING, MASKS = "precision", "postprocessing", "masks"  # keys in the header of an export
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class ExportedEngine:
     compute: Callable[..., Sequence[np.ndarray]]  # from the inputs to the outputs, in their order in the file
     size: tuple[int, int] | None  # height and width of the images, if fixed
     single: bool = False  # whether it takes one image at a time
+    masks_by_corner: bool = False  # see `structures.Masks`
 
     def __call__(self, batch: Batch) -> Prediction:
         assert batch.padding is None, "only images of equal input size share a batch"
@@ -60,8 +62,11 @@ class ExportedEngine:
                 f"The exported model takes images of {self.size[1]} x {self.size[0]} pixels, not {width} x {height}.\n"
                 f"Omit {argument('size')} and {argument('max_size')}, or export the model again with another size."
             )
-        logits, boxes = map(torch.from_numpy, self.run(batch.images.contiguous().numpy()))
-        return Prediction(logits, boxes)
+        logits, boxes, *masks = map(torch.from_numpy, self.run(batch.images.contiguous().numpy()))
+        if not masks:
+            return Prediction(logits, boxes)
+        of_queries = QueryMasks((height, width), lambda i, q: masks[0][i, q], by_corner=self.masks_by_corner)
+        return Prediction(logits, boxes, of_queries)
 
     def run(self, *inputs: np.ndarray) -> Sequence[np.ndarray]:
         """Return the outputs for inputs of any number of images."""
@@ -175,6 +180,8 @@ def export(
         size = checkpoint.preprocessing.resize
         reporter.note(f"{runtime.name} models take images of one size: all are stretched to {size}")
     header = {**header_of(checkpoint), PRECISION: precision, **({POSTPROCESSING: "true"} if postprocessing else {})}
+    if checkpoint.segmentation is not None:
+        header[MASKS] = "by corner" if checkpoint.model().masks_by_corner else "by center"
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name

@@ -10,7 +10,7 @@ import torch
 
 from detrcli.errors import WeightsError
 from detrcli.inference.description import HEADER, KEY, Metadata
-from detrcli.inference.export import ExportedEngine
+from detrcli.inference.export import MASKS, ExportedEngine
 
 PREFIX = f"{HEADER}."  # of keys in the file's metadata
 
@@ -67,4 +67,7 @@ def open_engine(path: Path, precision: str | None = None) -> ExportedEngine:
     height, width = session.get_inputs()[0].shape[2:]  # names if variable
     size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
     names = [value.name for value in session.get_inputs()]
-    return ExportedEngine(lambda *inputs: session.run(None, dict(zip(names, inputs, strict=True))), size)
+    by_corner = session.get_modelmeta().custom_metadata_map.get(PREFIX + MASKS) == "by corner"
+    return ExportedEngine(
+        lambda *inputs: session.run(None, dict(zip(names, inputs, strict=True))), size, masks_by_corner=by_corner
+    )

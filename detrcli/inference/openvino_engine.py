@@ -11,7 +11,7 @@ import torch
 
 from detrcli.errors import WeightsError
 from detrcli.inference.description import HEADER, Metadata, header_in
-from detrcli.inference.export import PRECISION, ExportedEngine
+from detrcli.inference.export import MASKS, PRECISION, ExportedEngine
 
 
 def write(program: Any, metadata: Metadata, path: Path, precision: str) -> None:
@@ -46,9 +46,9 @@ def _read(path: Path) -> openvino.Model:
 
 def open_engine(path: Path, precision: str | None = None) -> ExportedEngine:
     """Compile a file for this CPU, by default in the precision in which it was written."""
-    model = _read(path)
+    model, header = _read(path), read_header(path)
     # Explicit, because OpenVINO's default is the precision in which the CPU is fastest.
-    hint = "bf16" if (precision or read_header(path).get(PRECISION)) == "bf16" else "f32"
+    hint = "bf16" if (precision or header.get(PRECISION)) == "bf16" else "f32"
     settings = {
         "INFERENCE_PRECISION_HINT": hint,
         "PERFORMANCE_HINT": "LATENCY",
@@ -67,4 +67,4 @@ def open_engine(path: Path, precision: str | None = None) -> ExportedEngine:
 
     sides = list(model.input(0).partial_shape)[2:]
     size = (sides[0].get_length(), sides[1].get_length()) if all(side.is_static for side in sides) else None
-    return ExportedEngine(compute, size)
+    return ExportedEngine(compute, size, masks_by_corner=header.get(MASKS) == "by corner")

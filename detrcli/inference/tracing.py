@@ -13,22 +13,27 @@ from torch.overrides import TorchFunctionMode
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.errors import UsageError
 from detrcli.inference.postprocessing import WithPostprocessing
-from detrcli.inference.verification import input_sizes
+from detrcli.inference.verification import input_sizes, mask_logits
 from detrcli.model.detection_transformer import DetectionTransformer
+from detrcli.model.masks import Segmenter
 from detrcli.structures import Batch
 
 
 class LastLayer(nn.Module):
-    """A model as a function of tensors: images (B, 3, H, W) to logits (B, Q, R) and boxes (B, Q, 4)."""
+    """A model as a function of tensors: images (B, 3, H, W) to logits (B, Q, R), boxes (B, Q, 4) and mask logits.
+
+    The mask logits (B, Q, h, w), of all queries, exist if the model has masks: maps need them all.
+    """
 
     def __init__(self, model: DetectionTransformer, dtype: torch.dtype) -> None:
         super().__init__()
         self.model = model.to(dtype)
         self.dtype = dtype
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         last = self.model(Batch(images.to(self.dtype), None)).last
-        return last.logits.float(), last.boxes.float()
+        outputs = last.logits.float(), last.boxes.float()
+        return outputs if last.masks is None else (*outputs, mask_logits(last))
 
 
 def trace(
@@ -42,8 +47,10 @@ def trace(
     reason = model.not_exportable
     if checkpoint.architecture.takes_phrases:
         reason = "models that detect phrases cannot be exported"
-    elif model.has_masks:
-        reason = "models with a mask head cannot be exported"
+    elif model.has_masks and not isinstance(model, Segmenter):
+        reason = "models of transformers with masks cannot be exported"
+    elif model.has_masks and postprocessing:
+        reason = "a model with masks cannot be exported with postprocessing"
     if reason is not None:
         raise UsageError(f"{checkpoint.source}: {reason}. The engines `fast` and `plain` compute this model.")
     sizes = input_sizes(checkpoint)
@@ -72,9 +79,9 @@ def trace(
 
 @contextmanager
 def _symbolic_length(model: nn.Module) -> Iterator[None]:
-    """Let `len(tensor)` in modules of transformers return a symbol, where the builtin would fix the batch size."""
+    """Let `len(tensor)` in the modules of networks return a symbol, where the builtin would fix the batch size."""
     names = {type(module).__module__ for module in model.modules()}
-    modules = [vars(sys.modules[name]) for name in names if name.startswith("transformers.")]
+    modules = [vars(sys.modules[name]) for name in names if name.startswith(("transformers.", "detrcli."))]
     for module in modules:
         module["len"] = lambda x: x.shape[0] if isinstance(x, Tensor) else builtins.len(x)
     try:

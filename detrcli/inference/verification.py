@@ -80,14 +80,28 @@ def verify(checkpoint: Checkpoint, engine: Exported, precision: str, *, postproc
     return largest
 
 
+def mask_logits(prediction: Prediction) -> torch.Tensor:
+    """Return the mask logits (B, Q, h, w) of all queries."""
+    assert prediction.masks is not None
+    B, Q = prediction.logits.shape[:2]
+    images = torch.arange(B)[:, None].expand(B, Q).flatten()
+    queries = torch.arange(Q)[None].expand(B, Q).flatten()
+    masks = prediction.masks(images, queries)
+    return masks.reshape(B, Q, *masks.shape[1:])
+
+
 def difference(a: Prediction, b: Prediction, scoring: Scoring) -> float:
-    """Return the largest difference of a probability, or of a box in [0, 1]; NaN if a value is NaN.
+    """Return the largest difference of a probability, also of mask pixels, or of a box in [0, 1]; NaN if one is NaN.
 
     Two-stage models select queries from proposals, and proposals with nearly equal scores may change places. If the
     queries differ, they are therefore compared in the one-to-one assignment with the smallest differences.
     """
     ours, theirs = (torch.cat([scoring.probabilities(p.logits), p.boxes], -1) for p in (a, b))  # (B, Q, K + 4)
     in_order = float((ours - theirs).abs().max())
+    if a.masks is not None:  # of models that do not select queries
+        with torch.inference_mode():
+            inside = [mask_logits(p).sigmoid() for p in (a, b)]
+        return float(torch.stack([torch.tensor(in_order), (inside[0] - inside[1]).abs().max()]).max())
     if not in_order > 1e-3:  # also for NaN
         return in_order
     from scipy.optimize import linear_sum_assignment

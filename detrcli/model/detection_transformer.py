@@ -27,6 +27,7 @@ class DetectionTransformer(nn.Module, ABC):
     not_exportable: ClassVar[str | None] = None  # the reason, if the network cannot be exported
     find_unused_parameters = False  # whether a batch may leave some parameters without gradient
     has_masks = False  # whether queries have masks
+    masks_by_corner = False  # see `structures.Masks`
     casts_by_layer = True  # whether single layers can be converted to bf16; otherwise torch's autocast is used
 
     @abstractmethod

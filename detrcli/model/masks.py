@@ -87,6 +87,7 @@ class Segmenter(DetectionTransformer):
         self.mask_head = mask_head
         self.encoder_map = encoder_map  # index of the finest backbone map that the encoder uses
         self.with_image = with_image  # whether the image is the finest map of the head
+        self.masks_by_corner = mask_head.by_corner
         self._frozen = False
         self.find_unused_parameters = detector.find_unused_parameters
         self.casts_by_layer = detector.casts_by_layer
@@ -132,7 +133,7 @@ class Segmenter(DetectionTransformer):
         # Masks are computed after the end of an autocast block, in its precision.
         precision: Callable[[], AbstractContextManager[object]] = nullcontext
         device = memory.device.type
-        if is_autocast_available(device):
+        if is_autocast_available(device) and not torch.compiler.is_exporting():
             enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
             precision = partial(torch.autocast, device, dtype, enabled)
         height, width = batch.images.shape[-2:]
@@ -246,6 +247,9 @@ class DotProductMaskHead(MaskHead):
         def masks(images: Tensor, queries: Tensor) -> Tensor:
             # Image by image: copying the pixels of an image for each of its queries would take much memory.
             logits = pixels.new_zeros(len(images), *pixels.shape[-2:])
+            if torch.compiler.is_exporting():  # all queries of all images, in a graph for any number of images
+                products = torch.einsum("bqc,bchw->bqhw", embeddings, pixels).flatten(0, 1)
+                return products - OUTSIDE_PENALTY * cells_outside(boxes.flatten(0, 1), *logits.shape[-2:])
             for image, image_pixels in enumerate(pixels):
                 here = images == image  # (P,)
                 products = torch.einsum("nc,chw->nhw", embeddings[image, queries[here]], image_pixels)
