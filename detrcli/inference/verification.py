@@ -83,7 +83,7 @@ def verify(checkpoint: Checkpoint, engine: Exported, precision: str, *, postproc
 def mask_logits(prediction: Prediction) -> torch.Tensor:
     """Return the mask logits (B, Q, h, w) of all queries."""
     assert prediction.masks is not None
-    B, Q = prediction.logits.shape[:2]
+    B, Q = prediction.boxes.shape[:2]
     images = torch.arange(B)[:, None].expand(B, Q).flatten()
     queries = torch.arange(Q)[None].expand(B, Q).flatten()
     masks = prediction.masks(images, queries)
