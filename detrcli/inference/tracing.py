@@ -15,7 +15,6 @@ from detrcli.errors import UsageError
 from detrcli.inference.postprocessing import WithPostprocessing
 from detrcli.inference.verification import input_sizes, mask_logits
 from detrcli.model.detection_transformer import DetectionTransformer
-from detrcli.model.masks import Segmenter
 from detrcli.structures import Batch
 
 
@@ -47,12 +46,11 @@ def trace(
     reason = model.not_exportable
     if checkpoint.architecture.takes_phrases:
         reason = "models that detect phrases cannot be exported"
-    elif model.has_masks and not isinstance(model, Segmenter):
-        reason = "models of transformers with masks cannot be exported"
     elif model.has_masks and postprocessing:
         reason = "a model with masks cannot be exported with postprocessing"
     if reason is not None:
         raise UsageError(f"{checkpoint.source}: {reason}. The engines `fast` and `plain` compute this model.")
+    model.prepare_tracing()
     sizes = input_sizes(checkpoint)
     height, width = sizes[0]
     network: nn.Module = LastLayer(model, dtype)

@@ -38,6 +38,9 @@ class DetectionTransformer(nn.Module, ABC):
         training seeds for each step.
         """
 
+    def prepare_tracing(self) -> None:
+        """Replace tensors by numbers where the control flow depends on their values."""
+
     def unused_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters that no batch gives a gradient to."""
         return ()

@@ -26,6 +26,8 @@ from detrcli.segmentation.encoder_masks import EncoderMasks
 from detrcli.segmentation.mask_classification import MaskClassification
 from detrcli.structures import Batch, Output, QueryGroup, Target
 
+PROBABILITIES = "attn_mask_probs"  # EoMT's buffer: the probability of masked attention in each of the last layers
+
 
 class PairsOfSoftmax(Softmax):
     """A softmax. Detections are the best pairs of query and class, as many as there are queries."""
@@ -44,6 +46,7 @@ class MaskNetwork(TransformersNetwork):
 
     family: MaskFamily
     has_masks = True
+    masks_by_corner = True
     task = "AutoModelForUniversalSegmentation"
 
     def __init__(self, config: TransformersConfig) -> None:
@@ -71,9 +74,17 @@ class MaskNetwork(TransformersNetwork):
         masks = [logits.detach() for logits in masks]  # (B, Q, h, w) of each layer
         boxes = [from_pixels(masks_to_boxes(logits > 0).float(), *logits.shape[-2:]) for logits in masks]
         height, width = batch.images.shape[-2:]
-        of_queries = QueryMasks((height, width), lambda images, queries: masks[-1][images, queries], by_corner=True)
+        of_queries = QueryMasks(
+            (height, width), lambda images, queries: masks[-1][images, queries], by_corner=self.masks_by_corner
+        )
         group = QueryGroup("decoder", torch.stack(classes), torch.stack(boxes), masks=of_queries, mask_logits=masks)
         return Output(group, named=named)
+
+    def prepare_tracing(self) -> None:
+        if PROBABILITIES in dict(self.network.named_buffers()):
+            values = getattr(self.network, PROBABILITIES).tolist()
+            delattr(self.network, PROBABILITIES)
+            setattr(self.network, PROBABILITIES, values)
 
     def _record(self, *inputs: Any, **named: Any) -> dict[str, Tensor]:
         """Compute the loss in float32 and record its parts."""

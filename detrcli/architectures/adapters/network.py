@@ -188,7 +188,7 @@ class AdaptedNetwork(TransformersNetwork):
             if self.family.layers == "second":
                 all_logits, all_boxes = all_logits.transpose(0, 1), all_boxes.transpose(0, 1)
             # Some have a prediction before the first layer; some stop at a layer before the last.
-            layers: Any = self.network.get_submodule(self.family.decoder.removesuffix(".*"))  # faster than a search
+            layers: Any = self.detector.get_submodule(self.family.decoder.removesuffix(".*"))  # faster than a search
             before = max(0, len(all_logits) - len(layers))
             end = before + 1 + int(getattr(self.network, "eval_idx", len(all_logits) - before - 1))
             self.layers = all_logits[before:end], all_boxes[before:end]
