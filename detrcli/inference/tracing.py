@@ -54,7 +54,9 @@ def trace(
     sizes = input_sizes(checkpoint)
     height, width = sizes[0]
     network: nn.Module = LastLayer(model, dtype)
-    count, variable = (1, {}) if single else (2, {0: torch.export.Dim.AUTO})
+    # Torch and OpenVINO's converter compare strides of the traced tensors, and equality fixes the number of images:
+    # with 2 images, a batch of C channels has the stride of a half of 2 C channels. 13 is no factor of usual widths.
+    count, variable = (1, {}) if single else (13, {0: torch.export.Dim.AUTO})
     if len(sizes) > 1 and not single:
         # Large enough that no feature map has an axis of length 1, which torch.export takes as constant.
         height, width = max(height, 320), max(width, 448)
