@@ -89,7 +89,7 @@ def loader(folder: Path, images: int, side: int, size: int) -> DetectionDataset:
     make_shapes(folder, images=images, size=side)
     examined = examine_headers(open_data(folder), ["train"])
     annotations = annotate(examined.splits["train"], classes_in_report(examined))
-    preprocessing = Preprocessing().with_size(size, round(size * 1333 / 800))
+    preprocessing = Preprocessing(Preprocessing().resize.with_size(size, round(size * 1333 / 800)))
     return DetectionDataset(annotations, preprocessing, augmentation="published")
 
 

@@ -308,8 +308,10 @@ def tiny() -> Checkpoint:
     config = architecture.changed(config, encoder_layers=1, decoder_layers=1, **numbers)
     torch.manual_seed(0)
     tensors = architecture.build(config).state_dict()
-    sized = architecture.preprocessing.with_size(32, 64)
-    return Checkpoint("tiny", architecture, config, tensors, classes_by_index(2), sized, architecture.loss)
+    checkpoint = Checkpoint(
+        "tiny", architecture, config, tensors, classes_by_index(2), architecture.preprocessing, architecture.loss
+    )
+    return checkpoint.resized(32, 64)
 
 
 def safetensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] | None = None) -> bytes:

@@ -34,8 +34,8 @@ def test_boxes_are_clipped_to_the_image(name: str, clipped: bool) -> None:
         return Prediction(torch.tensor([[[2.0] + [-9] * 4, [1.0] + [-9] * 4, [0.0] + [-9] * 4]]), boxes[None])
 
     checkpoint = load_checkpoint(str(folder_of(name)))
-    shapes: dict[str, Any] = {"images": (1, 3, 64, 64), "logits": (1, 20, 5), "boxes": (1, 20, 4)}
-    assert describe(checkpoint, shapes)["boxes"]["clip"] is clipped
+    description = describe(checkpoint, {"images": (1, 3, 64, 64)}, {"logits": (1, 20, 5), "boxes": (1, 20, 4)})
+    assert description["boxes"]["clip"] is clipped
     detector = Detector(checkpoint, "cpu", engine=engine)
     found = detector.predict(Image.new("RGB", (200, 100)), threshold=0.4)
     expected = [[-20, 70, 60, 110], [140, -10, 220, 30], [80, 40, 120, 60]]

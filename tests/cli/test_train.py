@@ -103,7 +103,7 @@ def test_a_dry_run_measures_and_leaves_nothing(detr: Detr, data: Path, tmp_path:
         (["--resume", "nowhere"], 4, "nowhere"),
         (["--resume", "nowhere", "--skip-bad"], 2, "skip"),
         (["--resume", "nowhere", "--set", "lr=1"], 2, "lr"),
-        (["DATA", "--size", "100000", "--dry-run"], 2, "size = 100000: must be between 1 and 32768"),
+        (["DATA", "--size", "100000", "--dry-run", *SMALL[:2]], 2, "size = 100000: must be between 1 and 32768"),
         (["DATA", "--size", "19000", "--dry-run", *SMALL[:2]], 2, "33,554,432"),
         (["--resume", "a" * 300], 4, "no training state"),
     ],
