@@ -1,5 +1,6 @@
 """`detr visualize-attn` and `detr explain`: what a model computes for an image."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,7 +62,7 @@ def visualize_attn(
         raise UsageError("--masks needs --faithfulness.")
     files = [(out, FIGURE), (raw, ARRAYS), (html, PAGE)]
     check_files(files, overwrite=overwrite, inputs=[image, Path(load.weights), masks])
-    if image.exists():
+    if os.path.exists(image):  # unlike Path.exists, also for names that are too long
         opt.check_available(load.weights, load)
     report = detrcli.look(
         image,
@@ -105,7 +106,7 @@ def explain(
 ) -> None:
     """Show what each step of a model computes for an image."""
     check_files([(html, PAGE)], overwrite=overwrite)
-    if image.exists():
+    if os.path.exists(image):  # unlike Path.exists, also for names that are too long
         opt.check_available(load.weights, load)
     walk = detrcli.walk(image, load, reporter=STDERR)
     if html is not None:

@@ -1,5 +1,6 @@
 """`detr models`, `detr export`, `detr convert` and `detr bench`: models, their conversion, and their speed."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -95,6 +96,6 @@ def bench(
     json: opt.Json = False,
 ) -> None:
     """Compare the speed of engines and precisions."""
-    if image is None or image.exists():
+    if image is None or os.path.exists(image):
         opt.check_available(weights, load)
     print_result(detrcli.bench(replace(load, weights=weights), image, rounds=rounds, reporter=STDERR), json=json)

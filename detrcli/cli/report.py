@@ -1,5 +1,6 @@
 """`detr report` and `detr doctor`: why a model fails on a dataset, and what to fix."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -79,5 +80,5 @@ def doctor(
 
 
 def _check_exists(subject: Path) -> None:
-    if str(subject) != "shapes" and not subject.exists():
+    if str(subject) != "shapes" and not os.path.exists(subject):
         raise UsageError(f"{subject}: no such run or dataset.")

@@ -152,6 +152,5 @@ def test_maps_never_overwrite_an_input(detr: Detr, weights: Path, picture: Path,
         annotations.unlink()
 
 
-def test_options_that_do_not_support_masks(detr: Detr, weights: Path, picture: Path) -> None:
+def test_the_compiled_engine_does_not_support_masks(detr: Detr, weights: Path, picture: Path) -> None:
     detr("predict", "a.png", "--engine", "compiled", "--weights", weights).fails(2, "--engine fast")
-    detr("export", "--format", "onnx", weights).fails(2, "fast")
