@@ -11,8 +11,10 @@ from typing import Any, Self
 
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.config import Preprocessing
+from detrcli.segmentation.maps import Segmentation
 
 KEY, HEADER = "detector", "detr"  # of the description and of the header of our own checkpoints
+MASKS = "masks"  # key in the header
 SCHEMA = "detr.exported-model/1"
 
 Shape = Sequence[int | str]  # names in place of variable dimensions
@@ -54,7 +56,7 @@ class Metadata:
 
         inputs = shapes(signature.user_inputs, INPUTS)
         outputs = shapes(signature.user_outputs, DETECTIONS if len(inputs) > 1 else PREDICTIONS)
-        return cls(header, describe(checkpoint, inputs, outputs), inputs, outputs)
+        return cls(header, describe(checkpoint, inputs, outputs, header), inputs, outputs)
 
     def texts(self) -> dict[str, str]:
         """Return header and description as JSON, for formats whose metadata are texts."""
@@ -70,8 +72,13 @@ def header_in(texts: Mapping[str, str]) -> Mapping[str, str]:
     return header if isinstance(header, dict) else {}
 
 
-def describe(checkpoint: Checkpoint, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> dict[str, Any]:
-    """Return the description of a model with these shapes."""
+def describe(
+    checkpoint: Checkpoint,
+    inputs: Mapping[str, Shape],
+    outputs: Mapping[str, Shape],
+    header: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return the description of a model with these shapes. A model with masks needs the header of its file."""
     p, classes = checkpoint.preprocessing, checkpoint.classes
     names = zip(classes.ids.tolist(), classes.names.tolist(), strict=True)
     facts: dict[str, Any] = {
@@ -86,9 +93,24 @@ def describe(checkpoint: Checkpoint, inputs: Mapping[str, Shape], outputs: Mappi
         facts["scoring"] = _scoring(checkpoint, outputs)
         covered = "padded square" if p.resize.pads_first else "image"
         facts["boxes"] = {"format": "cxcywh", "relative_to": covered, "clip": checkpoint.clips_boxes}
-    if "masks" in outputs:
-        facts["masks"] = {"values": "logits", "covers": "input", "inside": "above 0"}
+    if checkpoint.segmentation is not None:
+        facts["masks"] = _masks(checkpoint.segmentation, header or {})
+        if checkpoint.segmentation.boxes_around_masks:
+            facts["boxes"]["around"] = "masks"
     return {**facts, "classes": [{"id": id_, "name": name} for id_, name in names]}
+
+
+def _masks(segmentation: Segmentation, header: Mapping[str, str]) -> dict[str, Any]:
+    """Return how mask logits become masks of pixels."""
+    sizes = segmentation.resizing
+    return {
+        "values": "logits",
+        "covers": "input",
+        "resize": sizes,
+        "pixel": None if sizes and sizes[-1] == "image" else header[MASKS],
+        "inside": "above 0",
+        "score": "mean probability inside" if segmentation.boxes_around_masks else None,
+    }
 
 
 def _scoring(checkpoint: Checkpoint, outputs: Mapping[str, Shape]) -> dict[str, Any]:

@@ -64,7 +64,9 @@ class Detector:
             self.parameters = sum(p.numel() for p in self._model.parameters())
             # The model's own tensors, so that no weight is held twice.
             self.checkpoint = replace(checkpoint, tensors=self._model.state_dict())
-        choice = self.device.type == "cpu" and precision != "fp16" and has_openvino()
+        # Exports compute the masks of all queries, other engines those of detections.
+        faster = checkpoint.segmentation is None and precision != "fp16" and has_openvino()
+        choice = self.device.type == "cpu" and faster
         if engine is None or (engine == "auto" and not (choice and (images is None or images >= MIN_IMAGES))):
             engine = fastest(self.device, precision)
         self._engine = engine

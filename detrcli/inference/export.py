@@ -30,7 +30,7 @@ from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.formats.header import checksum, from_header, header_of
 from detrcli.checkpoints.registry import EXPORTS
 from detrcli.errors import DetrError, MachineError, UsageError, WeightsError
-from detrcli.inference.description import Metadata
+from detrcli.inference.description import MASKS, Metadata
 from detrcli.inference.tensorrt_shapes import trtexec_command
 from detrcli.inference.tracing import trace
 from detrcli.inference.verification import input_sizes, verify
@@ -42,7 +42,7 @@ from detrcli.structures import Batch, Prediction
 from detrcli.system.devices import PRECISIONS
 from detrcli.system.files import cache_folder
 
-PRECISION, POSTPROCESSING, MASKS = "precision", "postprocessing", "masks"  # keys in the header of an export
+PRECISION, POSTPROCESSING = "precision", "postprocessing"  # keys in the header of an export
 
 
 @dataclass(frozen=True)
@@ -175,13 +175,15 @@ def export(
         if runtime.alternative is None:
             raise
         raise MachineError(f"{error.message}\n{runtime.alternative(checkpoint, precision, postprocessing)}") from None
-    if runtime.fixed and len(input_sizes(checkpoint)) > 1:
+    model = checkpoint.model()
+    if (runtime.fixed or model.exports_one_size) and len(input_sizes(checkpoint)) > 1:
         checkpoint = fixed_size(checkpoint)
         size = checkpoint.preprocessing.resize
-        reporter.note(f"{runtime.name} models take images of one size: all are stretched to {size}")
+        models = f"{runtime.name} models" if runtime.fixed else "exports of this model"
+        reporter.note(f"{models} take images of one size: all are stretched to {size}")
     header = {**header_of(checkpoint), PRECISION: precision, **({POSTPROCESSING: "true"} if postprocessing else {})}
     if checkpoint.segmentation is not None:
-        header[MASKS] = "by corner" if checkpoint.model().masks_by_corner else "by center"
+        header[MASKS] = "by corner" if model.masks_by_corner else "by center"
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
@@ -239,7 +241,15 @@ def export_path(checkpoint: Checkpoint, runtime: Runtime, precision: str) -> Pat
 
 
 def cached_export(checkpoint: Checkpoint, runtime: Runtime, precision: str, reporter: Reporter) -> Path:
-    """Return the exported file of these weights in the cache, and write it if it does not exist."""
+    """Return the exported file of these weights in the cache, and write it if it does not exist.
+
+    Raises UsageError if the file would take other input sizes than the model.
+    """
+    if checkpoint.model().exports_one_size and len(input_sizes(checkpoint)) > 1:
+        raise UsageError(
+            f"{checkpoint.source}: an export of this model takes images of one size.\n"
+            f"Use {argument('engine', 'fast')}, or a file written by `detr export`, which stretches images to its size."
+        )
     path = export_path(checkpoint, runtime, precision)
     if not path.exists():
         reporter.note(f"{checkpoint.source}: exporting for {runtime.name}, once; the file is kept in {path.parent}")

@@ -9,8 +9,8 @@ import onnxruntime
 import torch
 
 from detrcli.errors import WeightsError
-from detrcli.inference.description import HEADER, KEY, Metadata
-from detrcli.inference.export import MASKS, ExportedEngine
+from detrcli.inference.description import HEADER, KEY, MASKS, Metadata
+from detrcli.inference.export import ExportedEngine
 
 PREFIX = f"{HEADER}."  # of keys in the file's metadata
 

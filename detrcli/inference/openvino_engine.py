@@ -10,8 +10,8 @@ import openvino
 import torch
 
 from detrcli.errors import WeightsError
-from detrcli.inference.description import HEADER, Metadata, header_in
-from detrcli.inference.export import MASKS, PRECISION, ExportedEngine
+from detrcli.inference.description import HEADER, MASKS, Metadata, header_in
+from detrcli.inference.export import PRECISION, ExportedEngine
 
 
 def write(program: Any, metadata: Metadata, path: Path, precision: str) -> None:

@@ -13,7 +13,6 @@ from detrcli.data.preprocessing import collate, prepare
 from detrcli.data.shapes import scene
 from detrcli.errors import WeightsError
 from detrcli.inference.engines import PlainEngine
-from detrcli.losses.scoring import Scoring
 from detrcli.messages import argument
 from detrcli.structures import Batch, Prediction
 
@@ -67,7 +66,7 @@ def verify(checkpoint: Checkpoint, engine: Exported, precision: str, *, postproc
             outputs = engine.run(batch.images.contiguous().numpy(), np.array(sizes, np.float32))
             distance = detection_difference(outputs, plain(batch), sizes, checkpoint)
         else:
-            distance = difference(engine(batch), plain(batch), checkpoint.scoring)
+            distance = difference(engine(batch), plain(batch), checkpoint)
         if not distance <= TOLERANCE[precision]:  # also for NaN
             count, _, height, width = batch.images.shape
             images = "an image" if count == 1 else f"{count} images"
@@ -90,18 +89,24 @@ def mask_logits(prediction: Prediction) -> torch.Tensor:
     return masks.reshape(B, Q, *masks.shape[1:])
 
 
-def difference(a: Prediction, b: Prediction, scoring: Scoring) -> float:
+def difference(a: Prediction, b: Prediction, checkpoint: Checkpoint) -> float:
     """Return the largest difference of a probability, also of mask pixels, or of a box in [0, 1]; NaN if one is NaN.
 
     Two-stage models select queries from proposals, and proposals with nearly equal scores may change places. If the
     queries differ, they are therefore compared in the one-to-one assignment with the smallest differences.
     """
-    ours, theirs = (torch.cat([scoring.probabilities(p.logits), p.boxes], -1) for p in (a, b))  # (B, Q, K + 4)
+    # A box around a mask moves by a cell where a logit changes its sign.
+    with_boxes = checkpoint.segmentation is None or not checkpoint.segmentation.boxes_around_masks
+
+    def rows(prediction: Prediction) -> torch.Tensor:
+        values = [checkpoint.scoring.probabilities(prediction.logits), *([prediction.boxes] if with_boxes else [])]
+        if prediction.masks is not None:
+            with torch.inference_mode():
+                values.append(mask_logits(prediction).sigmoid().flatten(2))
+        return torch.cat(values, -1)  # (B, Q, K + 4 + h * w)
+
+    ours, theirs = rows(a), rows(b)
     in_order = float((ours - theirs).abs().max())
-    if a.masks is not None:  # of models that do not select queries
-        with torch.inference_mode():
-            inside = [mask_logits(p).sigmoid() for p in (a, b)]
-        return float(torch.stack([torch.tensor(in_order), (inside[0] - inside[1]).abs().max()]).max())
     if not in_order > 1e-3:  # also for NaN
         return in_order
     from scipy.optimize import linear_sum_assignment

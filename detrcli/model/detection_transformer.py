@@ -25,6 +25,7 @@ class DetectionTransformer(nn.Module, ABC):
 
     backbone: Backbone
     not_exportable: ClassVar[str | None] = None  # the reason, if the network cannot be exported
+    exports_one_size = False  # whether an exported file takes images of one size
     find_unused_parameters = False  # whether a batch may leave some parameters without gradient
     has_masks = False  # whether queries have masks
     masks_by_corner = False  # see `structures.Masks`

@@ -26,6 +26,7 @@ class DETRSegmentation(Segmentation):
     """Masks are the pixels with positive logits; boxes and scores come from their heads."""
 
     kinds = ("panoptic",)
+    resizing = ("input",)
 
     def with_masks(self, detections: Detections, predicted: ImagePrediction, threshold: float) -> Detections:
         # A query has a single mask, also with several detections.

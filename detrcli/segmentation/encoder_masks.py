@@ -25,6 +25,8 @@ THRESHOLD = 0.8  # queries of panoptic maps score higher than this
 class EncoderMasks(MaskClassification):
     """Mask logits are resized to the input and, without its padding, to the image before anything is computed."""
 
+    resizing = ("input", "image")
+
     def mask_logits(self, predicted: ImagePrediction, queries: Tensor) -> Iterator[Tensor]:
         """Yield the mask logits (n, height, width) of at most CHUNK queries at a time, at the size of the image."""
         for logits in super().mask_logits(predicted, queries):

@@ -15,6 +15,8 @@ CHUNK_PIXELS = 2**24  # of the masks in memory at a time
 class InstanceSegmentation(DETRSegmentation):
     """Masks are the pixels with positive logits after bilinear interpolation to the size of the image."""
 
+    resizing = ("image",)
+
     def masks_of(
         self, masks: Masks, image: int, queries: Tensor, size: tuple[int, int], placement: Placement
     ) -> MaskRows:

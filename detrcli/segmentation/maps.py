@@ -95,6 +95,15 @@ class Segmentation(ABC):
     """The computation of masks and maps from predictions, as published with an architecture."""
 
     kinds: ClassVar[tuple[MapKind, ...]]
+    boxes_around_masks: ClassVar[bool] = False  # whether scores and boxes of detections depend on their masks
+
+    @property
+    @abstractmethod
+    def resizing(self) -> Sequence[str | Sequence[int]]:
+        """The sizes to which mask logits are resized in turn before they are compared with 0.
+
+        `input`, `image` (without the padding of the input), or height and width.
+        """
 
     @abstractmethod
     def with_masks(self, detections: Detections, predicted: ImagePrediction, threshold: float) -> Detections:

@@ -29,6 +29,11 @@ class MaskClassification(Segmentation):
     side: int | None = None  # masks are resized to a square of this side first, if given
 
     kinds = ("panoptic", "semantic")
+    boxes_around_masks = True
+
+    @property
+    def resizing(self) -> Sequence[str | Sequence[int]]:
+        return [] if self.side is None else [(self.side, self.side)]
 
     def with_masks(self, detections: Detections, predicted: ImagePrediction, threshold: float) -> Detections:
         """Multiply scores by the mean probability of the mask's pixels, and remove detections with empty masks."""

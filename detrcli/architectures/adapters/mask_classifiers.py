@@ -47,6 +47,7 @@ class MaskNetwork(TransformersNetwork):
     family: MaskFamily
     has_masks = True
     masks_by_corner = True
+    exports_one_size = True  # the windows of Swin are padded by a number that depends on the size of the image
     task = "AutoModelForUniversalSegmentation"
 
     def __init__(self, config: TransformersConfig) -> None:
@@ -81,6 +82,7 @@ class MaskNetwork(TransformersNetwork):
         return Output(group, named=named)
 
     def prepare_tracing(self) -> None:
+        self.network.set_attn_implementation("eager")  # ONNX's decomposition changes the strides of the other
         if PROBABILITIES in dict(self.network.named_buffers()):
             values = getattr(self.network, PROBABILITIES).tolist()
             delattr(self.network, PROBABILITIES)
