@@ -11,7 +11,7 @@ import pytest
 import torch
 from here import Detr, Notes, all_detections
 from PIL import Image
-from small import CONFIG, DEFORMABLE, DINO_CONFIG, TINY, TWO_STAGE, masked_weights, small_weights, smooth_noise
+from small import CONFIG, DEFORMABLE, DINO_CONFIG, TINY, TWO_STAGE, small_weights
 
 import detrcli
 from detrcli.checkpoints.checkpoint import Checkpoint
@@ -205,15 +205,3 @@ def test_threads_share_an_openvino_engine(tmp_path: Path, monkeypatch: pytest.Mo
 
     with ThreadPoolExecutor(len(batches)) as pool:
         assert all(pool.map(predict, range(len(batches))))
-
-
-@pytest.mark.slow
-def test_masks_of_an_export(tmp_path: Path) -> None:
-    path, image = tmp_path / "model.onnx", smooth_noise(0, (90, 60))
-    assert export(masked_weights(), RUNTIMES["onnx"], path) <= 1e-4
-    exported = detrcli.load(path)
-    assert exported.has_masks
-    expected, actual = (d.predict(image, 0.0) for d in (Detector(masked_weights(), "cpu", engine="plain"), exported))
-    assert expected.masks is not None
-    assert actual.masks is not None
-    assert all((a == b).all() for a, b in zip(expected.masks, actual.masks, strict=True))

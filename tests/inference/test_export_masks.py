@@ -39,7 +39,7 @@ def with_small_logits(checkpoint: Checkpoint) -> Checkpoint:
 
 
 MODELS: dict[str, Callable[[], Any]] = {
-    "detr": masked_weights,
+    "detr": lambda: masked_weights().resized(96, 300),
     "rf": lambda: load_checkpoint(str(instance_masks.folder_of())),
     **{
         name: lambda name=name: load_checkpoint(str(mask_families.folder_of(name)))
