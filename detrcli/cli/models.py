@@ -23,7 +23,7 @@ def models(
     print_result(detrcli.list_models() if name is None else detrcli.describe_model(name), json=json)
 
 
-@opt.options("size", "max_size", "model", "sha256")
+@opt.options("size", "max_size", "model", "sha256", "text")
 def export(
     weights: opt.WeightsArgument,
     *,

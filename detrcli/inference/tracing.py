@@ -44,9 +44,7 @@ def trace(
     """
     model = checkpoint.model()
     reason = model.not_exportable
-    if checkpoint.architecture.takes_phrases:
-        reason = "models that detect phrases cannot be exported"
-    elif model.has_masks and postprocessing:
+    if model.has_masks and postprocessing:
         reason = "a model with masks cannot be exported with postprocessing"
     if reason is not None:
         raise UsageError(f"{checkpoint.source}: {reason}. The engines `fast` and `plain` compute this model.")
@@ -101,14 +99,29 @@ def _linspace(start: float, end: Any, steps: Any, **options: Any) -> Tensor:
 
 
 def _as_tensor(data: Any, **options: Any) -> Tensor:
-    """Compute `torch.as_tensor`, which fixes sizes in lists, by `torch.tensor`, which keeps them variable."""
-    return torch.as_tensor(data, **options) if isinstance(data, Tensor) else torch.tensor(data, **options)
+    """Compute `torch.as_tensor`, which fixes the sizes in lists, and keep them variable."""
+    if isinstance(data, torch.SymInt):
+        return torch.scalar_tensor(data, **options)
+    if isinstance(data, list | tuple) and any(isinstance(part, torch.SymInt | list | tuple) for part in data):
+        return torch.stack([_as_tensor(part, **options) for part in data])
+    return torch.as_tensor(data, **options)
+
+
+def _prefixes(rows: Tensor) -> Tensor:
+    """Return the first 1 to T elements of rows (B, T), filled up with the first, (B, T, T)."""
+    later = torch.ones(rows.shape[1], rows.shape[1], dtype=torch.bool).triu(1)
+    return torch.where(later, rows[:, :1, None], rows[:, None])
 
 
 class _Replacements(TorchFunctionMode):
     """Replaces functions that fix sizes, or that runtimes cannot compute, during tracing."""
 
-    functions: Mapping[Any, Any] = {torch.linspace: _linspace, torch.as_tensor: _as_tensor}
+    functions: Mapping[Any, Any] = {
+        torch.linspace: _linspace,
+        torch.as_tensor: _as_tensor,
+        torch.cummax: lambda rows, dim: (_prefixes(rows).amax(-1), None),
+        torch.cummin: lambda rows, dim: (_prefixes(rows).amin(-1), None),
+    }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.functions.get(func, func)(*args, **(kwargs or {}))

@@ -313,9 +313,13 @@ class TokenNetwork(OpenVocabularyNetwork):
         return None, None, None
 
     def predict(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        self.compute(**inputs, labels=[])  # labels, without objects, so that the network calls its loss function
-        tokens, boxes = self.outputs  # (L, B, Q, T), (L, B, Q, 4)
-        self.outputs = []
+        if torch.compiler.is_exporting():  # the last layer, without loops over the images
+            output = self.network(**inputs)
+            tokens, boxes = output.logits[None], output.pred_boxes[None]
+        else:
+            self.compute(**inputs, labels=[])  # labels, without objects, so that the network calls its loss function
+            tokens, boxes = self.outputs  # (L, B, Q, T), (L, B, Q, 4)
+            self.outputs = []
         return torch.stack([tokens[..., first:end].amax(-1) for first, end in self.spans], -1), boxes
 
 

@@ -44,7 +44,7 @@ def from_header(header: Mapping[str, str], tensors: Mapping[str, Tensor], source
         return Checkpoint(
             source,
             architecture,
-            architecture.config(**json.loads(header["config"])),
+            architecture.config(**{key: _as_tuple(value) for key, value in json.loads(header["config"]).items()}),
             tensors,
             Classes.of(classes["ids"], classes["names"], classes.get("things")),
             Preprocessing(**values),
@@ -55,6 +55,11 @@ def from_header(header: Mapping[str, str], tensors: Mapping[str, Tensor], source
             f"{source}: written by another version of detr, or by another program ({error!s:.200}).\n"
             "Update detr, or save it again."
         ) from None
+
+
+def _as_tuple(value: Any) -> Any:
+    """Convert JSON lists, also nested ones, to the tuples of configs."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def architecture_in(header: Mapping[str, str], source: str) -> Architecture[Any]:

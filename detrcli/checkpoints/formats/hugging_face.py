@@ -45,7 +45,7 @@ def load(folder: Path, source: str, phrases: Sequence[str] = ()) -> Checkpoint:
         if architecture.takes_phrases and not phrases:
             raise UsageError(
                 f"{source}: this model detects phrases. Give them as {EXAMPLE}.\n"
-                "Only `detr predict`, `detr eval` and `detr visualize-attn` take such models."
+                "`detr predict`, `detr eval`, `detr visualize-attn` and `detr export` take such models."
             )
         return _checkpoint(source, architecture, architecture.read(folder, source, phrases))
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError, RecursionError, UsageError) as error:
