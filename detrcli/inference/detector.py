@@ -90,7 +90,7 @@ class Detector:
 
     @property
     def has_masks(self) -> bool:
-        """Whether detections have masks. Exported models have none."""
+        """Whether detections have masks."""
         return self.segmentation is not None
 
     @cached_property
