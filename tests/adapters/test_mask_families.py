@@ -205,7 +205,6 @@ def test_semantic_maps(name: str, folder: Path, image: Path, detr: Detr) -> None
     "command",
     [
         "visualize-attn a.png --weights FOLDER",
-        "export FOLDER --format onnx --out x.onnx",
         "predict a.png --engine compiled --weights FOLDER",
         "predict a.png --format semantic --threshold 0.5 --weights FOLDER",
         "predict a.png --format semantic --classes star --weights FOLDER",

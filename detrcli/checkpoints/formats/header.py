@@ -44,7 +44,7 @@ def from_header(header: Mapping[str, str], tensors: Mapping[str, Tensor], source
         return Checkpoint(
             source,
             architecture,
-            architecture.config(**{key: _as_tuple(value) for key, value in json.loads(header["config"]).items()}),
+            architecture.config(**{key: _as_tuple(value) for key, value in dict(json.loads(header["config"])).items()}),
             tensors,
             Classes.of(classes["ids"], classes["names"], classes.get("things")),
             Preprocessing(**values),
