@@ -147,7 +147,7 @@ def test_models_as_json(tmp_path: Path) -> None:
 def test_errors_of_other_packages(tmp_path: Path, module: str, error: str, code: int, words: list[str]) -> None:
     """--debug adds the traceback."""
     (tmp_path / f"{module}.py").write_text(f"raise {error}")
-    call = ("models",) if module == "rich" else ("report", "shapes")
+    call = ("models",) if module == "rich" else ("report", "shapes", "--weights", "shapes")
     shown = detr(*call, PYTHONPATH=str(tmp_path))
     assert shown.returncode == code
     assert all(word in shown.stderr for word in words)
