@@ -173,7 +173,7 @@ class Classes:
     @classmethod
     def of(cls, ids: Sequence[int], names: Sequence[str], things: Sequence[bool] | None = None) -> Self:
         """Create classes from lists read from a file. Raises ValueError for malformed lists."""
-        import numpy as np  # slow to import, and most users of this module do without
+        import numpy as np  # slow to import, and rarely needed by modules that import this one
 
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             raise ValueError("the class names are not a list of strings")
@@ -196,7 +196,7 @@ class Detections:
     boxes: np.ndarray  # (N, 4), xyxy in pixels, float32
     scores: np.ndarray  # (N,), class probabilities, float32
     category_ids: np.ndarray  # (N,), the dataset's ids
-    queries: np.ndarray  # (N,), indices of the object queries; in tiles of an image they are counted on
+    queries: np.ndarray  # (N,), indices of the object queries; those of tiles follow those of the whole image
     labels: np.ndarray  # (N,), class names
     masks: MaskRows | None = field(default=None, kw_only=True)  # (N,), each (H, W); None if the model has no masks
 

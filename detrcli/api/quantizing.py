@@ -1,4 +1,4 @@
-"""INT8 models for OpenVINO: calibrated on a dataset, and measured against float32 before they get their name."""
+"""INT8 models for OpenVINO: calibrated on a dataset, and compared with float32 before the file is written."""
 
 import os
 import tempfile

@@ -37,7 +37,7 @@ class Selection:
             raise UsageError(f"{argument('max_detections', self.max_detections)}: it must be at least 1.")
 
     def thresholds(self) -> tuple[float, dict[str, float]]:
-        """Return the threshold for all classes, and those of single classes by normalized name."""
+        """Return the overall threshold, and the thresholds of individual classes by normalized name."""
         if self.threshold is None:
             return DEFAULT_THRESHOLD, {}
         if isinstance(self.threshold, str | Path) and os.path.isfile(path := Path(self.threshold).expanduser()):
@@ -83,6 +83,6 @@ class Selection:
 
 
 def clipped(detections: Detections, size: tuple[int, int]) -> Detections:
-    """Clip the boxes to an image of this (height, width), and leave out those that are empty then."""
+    """Clip the boxes to an image of this (height, width), and remove those that become empty."""
     boxes = clip_boxes(torch.from_numpy(detections.boxes), *size).numpy()
     return replace(detections, boxes=boxes).part(np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= EMPTY).all(1)))

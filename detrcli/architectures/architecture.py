@@ -165,7 +165,7 @@ class Architecture(ABC, Generic[C]):
         return False
 
     def input_sides(self, config: C) -> InputSides:
-        """Return which sides of an input the network takes."""
+        """Return the sides of inputs that the network takes."""
         return InputSides()
 
     def max_queries(self, config: C, resize: Resize) -> int | None:

@@ -1,6 +1,6 @@
 """Published models of transformers' families, by short names: a row each in catalog.csv.
 
-It imports no torch. AP, latency and sizes are those that the authors publish; nothing of this was measured here.
+It imports no torch. AP, latency and sizes are the authors' own figures and were not measured here.
 """
 
 import csv
@@ -19,7 +19,7 @@ class PublishedFamily:
     """Facts that the published models of a family share."""
 
     title: str
-    task: str  # what they detect: of COCO, or else
+    task: str  # what they detect, as a heading
     ap_of: str  # what their AP is measured on
     ap_source: str
     base: str = HUB  # of the sources
@@ -31,7 +31,7 @@ class PublishedFamily:
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A published model: where its weights are, and what its authors say of it."""
+    """A published model: the source of its weights, and the figures that its authors publish."""
 
     name: str
     family: PublishedFamily
@@ -44,7 +44,7 @@ class NamedModel:
 
     @property
     def repository(self) -> str | None:
-        """The repository on the hub, if it is there."""
+        """The repository on the hub; None for files of other servers."""
         return self.source.removeprefix(HUB) if self.source.startswith(HUB) else None
 
     @property

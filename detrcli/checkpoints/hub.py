@@ -107,7 +107,7 @@ class HubModel:
             return None
 
     def _cached(self, record: _Record | None) -> dict[str, Path]:
-        """Return the files in the hub's cache, if those that are needed are there."""
+        """Return the files in the hub's cache by name; none if a required file is missing."""
         if find_spec("huggingface_hub") is None:
             return {}
         from huggingface_hub import constants

@@ -16,7 +16,7 @@ from detrcli.checkpoints.catalog import APACHE, CATALOG
 from detrcli.errors import UsageError, WeightsError
 from detrcli.messages import argument
 
-DEFAULT = "detr-r50"  # the weights of commands that are given none
+DEFAULT = "detr-r50"  # the default weights of commands
 BASE = "https://dl.fbaipublicfiles.com/detr/"
 EXPORTS = {  # file name extensions of exported models, by runtime
     "onnx": ".onnx",
@@ -44,7 +44,7 @@ class Published:
         return f"{BASE}{self.name}-{self.sha256[:8]}.pth"
 
 
-# The same models on the hub, which people name too.
+# Ids of the same models on the hub.
 HUB_NAMES = {
     "detr-r50": "facebook/detr-resnet-50",
     "detr-r50-dc5": "facebook/detr-resnet-50-dc5",

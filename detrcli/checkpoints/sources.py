@@ -1,4 +1,4 @@
-"""Where weights are that have to be downloaded, by the name that the user gives. Imports no torch."""
+"""The sources of weights that are downloaded, by the name that the user gives. Imports no torch."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,7 +47,7 @@ def obtain(source: str, where: Remote, reporter: Reporter = SILENT) -> Path:
 
 
 def check_available(source: str, sha256: str | None = None) -> None:
-    """Raise WeightsError if weights are neither here nor can be downloaded, before anything slow is imported."""
+    """Raise WeightsError for weights that are not on this machine and cannot be downloaded. Imports nothing slow."""
     where = remote(source, sha256)
     if where is None:
         return

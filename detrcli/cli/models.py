@@ -16,7 +16,7 @@ from detrcli.inference import ExportFormat
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="Named weights of which to show all facts.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show all facts about these named weights.")] = None,
     json: opt.Json = False,
 ) -> None:
     """List named weights, and supported model families."""

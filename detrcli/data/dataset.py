@@ -129,7 +129,10 @@ def collate_examples(examples: Sequence[Example | DataError]) -> Examples | Data
 
 def raise_unreadable(batches: Iterable[Examples | DataError]) -> Iterator[Examples]:
     """Yield a loader's batches. Raises DataError for an unreadable image."""
-    for batch in batches:
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
+    try:
+        for batch in batches:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+    except (ConnectionError, EOFError) as error:  # a worker was killed while it sent a batch
+        raise RuntimeError(f"DataLoader worker (pid unknown) is killed: {error}") from error

@@ -1,4 +1,4 @@
-"""The engine `auto`: OpenVINO where the work is long enough to pay for its start, else the fast engine.
+"""The engine `auto`: OpenVINO where it saves more time than its start takes, else the fast engine.
 
 The decision depends on the network, the input size, the number of images and whether the export is in the cache, but
 not on measured times: the same command computes the same results again.
@@ -21,7 +21,7 @@ from detrcli.reporter import SILENT, Reporter
 from detrcli.structures import Batch, Prediction
 
 OPENVINO = RUNTIMES["openvino"]
-# Measured on AMD EPYC and Intel Xeon processors (guide/speed.md).
+# Measured on two cores of an AMD EPYC (guide/speed.md).
 GFLOPS_PER_THREAD = 80.0  # of the fast engine, per second
 SAVED = 0.1  # share of the fast engine's time that OpenVINO saves at least
 EXPORT_SECONDS = 20.0  # of tracing, converting, verifying and compiling a network
@@ -34,13 +34,13 @@ def has_openvino() -> bool:
 
 
 def pays(gflop: float, images: int, threads: int, *, cached: bool) -> bool:
-    """Return whether OpenVINO's start takes less time than it saves for a number of images of `gflop` each."""
+    """Return whether OpenVINO saves more time than its start takes, for a number of images of `gflop` each."""
     seconds = images * gflop / (GFLOPS_PER_THREAD * threads)
     return SAVED * seconds > (START_SECONDS if cached else EXPORT_SECONDS)
 
 
 class AutoEngine:
-    """The fast engine, replaced by OpenVINO before the first image, or once it would have paid off.
+    """The fast engine, replaced by OpenVINO before the first image, or after enough images.
 
     `images` is the number of images to come, where it is known. The plain model is freed with the decision.
     """
@@ -103,6 +103,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped i
 
 def gflop_of(model: DetectionTransformer, batch: Batch) -> float:
     """Return the operations of a network for a batch in units of 10^9; a multiply-add counts as two."""
-    with torch.no_grad(), _Counter() as counter:  # type: ignore[no-untyped-call]  # in inference mode, operators would not be decomposed
+    # Not in inference mode, in which operators are not decomposed into those that are counted.
+    with torch.no_grad(), _Counter() as counter:  # type: ignore[no-untyped-call]  # untyped in torch
         model(batch)
     return counter.total / 1e9

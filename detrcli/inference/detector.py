@@ -250,7 +250,7 @@ class Detector:
             raise UsageError(f"{argument('nms')} is for detections: {maps.kind} maps have no duplicates.")
 
     def _merged(self, views: Sequence[tuple[View, ImageResult]], threshold: float) -> ImageResult:
-        """Return the result of an image from those of the image and its tiles."""
+        """Merge the results of an image and its tiles."""
         (_, result), *others = views
         if result.detections is None or result.size is None or not self.tiling.merges:
             return result

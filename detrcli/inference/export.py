@@ -88,7 +88,7 @@ class Runtime:
     converts_precision: bool = False  # whether its converter does; otherwise the network is traced in the precision
     fixed: bool = False  # whether files take one image of one size
     device: str = "cpu"  # on which it runs
-    # What to do on a machine without the packages.
+    # Returns the remedy on a machine without the packages, such as a command to run elsewhere.
     alternative: Callable[[Checkpoint, str, bool], str] | None = None
 
     @property

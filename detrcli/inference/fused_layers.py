@@ -86,7 +86,7 @@ class Kernel:
         return cls(weight, bias, tuple(padding), conv.stride, conv.dilation, conv.groups)
 
     def __add__(self, other: "Kernel") -> "Kernel | None":
-        """Return the convolution that computes the sum of both on the same input; None if there is no such."""
+        """Return the convolution that computes the sum of both on the same input; None if no convolution does."""
         large, small = sorted((self, other), key=lambda kernel: -kernel.weight[0, 0].numel())
         ring = [(a - b) // 2 for a, b in zip(large.weight.shape[2:], small.weight.shape[2:], strict=True)]
         same = (large.stride, large.dilation, large.groups) == (small.stride, small.dilation, small.groups)

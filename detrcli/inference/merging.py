@@ -118,8 +118,8 @@ def merge(
 
     Boxes and masks of tiles are moved to their place in the image. A box that its tile's edge cuts is left out if it
     lies inside another tile, which shows more of the object; other cut boxes of an object are replaced by a box around
-    them, with the score of the best. The rest goes through `suppress`. `queries` is the number of queries of the model:
-    in the whole image, number 0, and in the tiles, numbers 1, 2, ..., they are counted on.
+    them, with the score of the best. The rest goes through `suppress`. With Q `queries` of the model,
+    query q of tile t = 1, 2, ... gets the index t Q + q.
     """
     # More than given for models whose number of queries depends on the input.
     queries = max([queries, *(int(part.queries.max(initial=-1)) + 1 for part in (whole, *(part for _, part in tiles)))])

@@ -14,9 +14,9 @@ import numpy as np
 import openvino
 
 from detrcli.errors import MachineError
+from detrcli.inference.description import HEADER
 from detrcli.inference.export import PRECISION
 
-HEADER = "detr"  # key of the header in the runtime information
 # Layers that stay in float32. The values of sampled attention have outliers: on `shapes`, AP falls by 0.024 with them
 # in INT8, and by 0.002 without, at the same speed.
 Excluded = Literal["attention values", "linear layers"]
@@ -26,7 +26,7 @@ EXCLUDED: Sequence[Excluded] = ("attention values", "linear layers")  # in this 
 def check_nncf() -> None:
     """Raise MachineError if nncf is not installed."""
     try:
-        import nncf  # noqa: F401  # slow to import
+        import nncf  # noqa: F401  # only to see whether it is installed
     except ImportError:
         raise MachineError("INT8 needs the package nncf: pip install 'detrcli[int8]'") from None
 

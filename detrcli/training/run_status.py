@@ -1,4 +1,4 @@
-"""Whether a folder is a run, and whether its training can be resumed. Imports no torch, since the CLI asks early."""
+"""Whether a folder is a run, and whether its training can be resumed. Imports no torch: it is checked first."""
 
 import re
 from pathlib import Path

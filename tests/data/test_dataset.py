@@ -3,6 +3,7 @@
 import itertools
 import json
 import pickle
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -20,7 +21,7 @@ from detrcli.config import Preprocessing
 from detrcli.data.annotations import Annotations, _hash
 from detrcli.data.dataset import DetectionDataset, Example, Examples, collate_examples, raise_unreadable
 from detrcli.data.preprocessing import prepare
-from detrcli.errors import DataError
+from detrcli.errors import DataError, loader_was_killed
 from detrcli.resize import ShortestEdge
 from detrcli.structures import Batch, Detections, Match, Target
 
@@ -98,6 +99,17 @@ def loaded(annotations: Annotations, workers: int, epoch: int = 1) -> list[Examp
     batches = [[(epoch, i) for i in batch] for batch in ([0, 1], [2, 3], [4])]
     loader: Any = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate_examples)
     return list(raise_unreadable(loader))
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()], ids=repr)
+def test_a_loader_killed_while_it_sends_a_batch(error: Exception) -> None:
+    def broken() -> Iterator[Examples]:
+        raise error
+        yield
+
+    with pytest.raises(RuntimeError) as caught:
+        list(raise_unreadable(broken()))
+    assert loader_was_killed(caught.value)
 
 
 def test_augmentation_depends_on_seed_epoch_and_image_only(annotations: Annotations) -> None:

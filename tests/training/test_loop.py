@@ -116,7 +116,7 @@ def test_a_killed_loader_process_costs_nothing(data: Data, whole: dict[str, Any]
             os.kill(process.pid or 0, signal.SIGKILL)
 
     recorder = Recorder(after={4: kill})
-    with pytest.raises((RuntimeError, ConnectionError), match=r"^DataLoader worker \(pid|onnection"):
+    with pytest.raises(RuntimeError, match=r"^DataLoader worker \(pid"):
         new(data, tmp_path, recorder, ema=0.9, workers=2).run(Interrupts())
     training = resume(data, tmp_path, workers=0)
     assert training.state.step == len(recorder.steps) >= 4

@@ -48,7 +48,7 @@ class Family:
     title: str
     processor: str  # class of the image processor, if a folder does not name one
     side: str = ""  # where the config has the side of the input, for models with a fixed input size
-    # Of which both sides of the input must be multiples, computed from the content of config.json.
+    # Both sides of the input must be multiples of this number, computed from the content of config.json.
     side_multiple: Callable[[Mapping[str, Any]], int] = lambda facts: 1
     fixed_side: bool = False  # whether both sides must equal this number
     backbone: str = "model.backbone"

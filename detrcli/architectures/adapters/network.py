@@ -154,12 +154,12 @@ class AdaptedNetwork(TransformersNetwork):
         return Output(QueryGroup("decoder", logits[:, :, matching], boxes[:, :, matching]), tuple(others), named)
 
     def last_layer(self, batch: Batch) -> Output:
-        """Return the predictions of the last layer, without recording those of the others."""
+        """Return the predictions of the last layer only."""
         output = self.network(**self.inputs(batch))
         return Output(QueryGroup("decoder", output.logits[None], output.pred_boxes[None]))
 
     def labels(self, target: Target, batch: Batch) -> dict[str, Tensor]:
-        """Return a target in the terms of the loss."""
+        """Return a target in the format of transformers' loss functions."""
         return {"class_labels": target.labels, "boxes": target.boxes}
 
     def _record(

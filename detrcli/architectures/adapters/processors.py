@@ -20,7 +20,7 @@ FILTERS: Mapping[int, Literal["nearest", "bilinear", "bicubic"]] = {0: "nearest"
 
 @dataclass(frozen=True)
 class Steps:
-    """What a class of image processors does beyond its settings."""
+    """The steps of an image processor class that are not among its settings."""
 
     antialias: bool = True
     rescale_first: bool = False  # scales values to [0, 1] before resizing
