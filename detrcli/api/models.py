@@ -46,7 +46,6 @@ def export(
     if runtime.alternative is None:
         runtime.module()
     checkpoint = checkpoint_of(load_options(weights), reporter=reporter)
-    reporter.note(f"tracing {checkpoint.source}, which takes about ten seconds")
     return exporting.export(
         checkpoint, runtime, Path(out), precision, postprocessing=with_postprocessing, reporter=reporter
     )
@@ -57,7 +56,7 @@ def convert(weights: Weights, out: str | Path, *, reporter: Reporter = SILENT) -
     checkpoint = checkpoint_of(load_options(weights), reporter=reporter)
     architecture, config = checkpoint.architecture, checkpoint.config
     if not isinstance(architecture, FolderArchitecture):
-        raise UsageError(f"{checkpoint.source}: a {architecture.describe(config)} has no folder of transformers.")
+        raise UsageError(f"{checkpoint.source}: transformers has no model for {architecture.describe(config)}.")
     if reason := architecture.obstacle(config):
         raise UsageError(f"{checkpoint.source}: {reason}.")
     return native.save_as(checkpoint, Path(out).parent, Path(out).name)

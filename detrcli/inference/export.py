@@ -188,6 +188,7 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
         dtype = torch.float32 if runtime.converts_precision else PRECISIONS[precision]
+        reporter.note(f"tracing {checkpoint.source}, which takes about ten seconds")
         with _quiet():
             program = trace(checkpoint, dtype, single=runtime.fixed, postprocessing=postprocessing)
             try:
